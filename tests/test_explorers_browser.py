@@ -1,0 +1,312 @@
+"""Explorers as a reader meets them: in a page from a file with no network, and in a real JupyterLab."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from itertools import product
+from pathlib import Path
+
+import matplotlib
+import nbformat
+import numpy as np
+import pytest
+from test_explorer import ETAS, RATIOS, UNITS, distance, pairwise, sample
+
+from workbench.explorer import page
+
+playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: install one or set CHROMIUM=path")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    file = tmp_path_factory.mktemp("export") / "page.html"
+    file.write_text(page("Two explorers", "<h1>Tickets</h1>", sample(), sample("other")), encoding="utf-8")
+    return file.as_uri()
+
+
+@pytest.fixture
+def tab(browser, exported):
+    """A page of a browser that is offline; any console error or request beside the file fails the test."""
+    context = browser.new_context(viewport={"width": 1000, "height": 1200}, device_scale_factor=2)
+    context.set_offline(True)
+    wrong = []
+    context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    context.on("weberror", lambda error: wrong.append(str(error.error)))
+    context.on(
+        "request", lambda request: wrong.append(request.url) if "page.html" not in request.url else None
+    )
+    yield context.new_page()
+    context.close()
+    assert wrong == []
+
+
+def first(tab, selector):
+    return tab.locator("[data-explorer=gebt]").locator(selector).first
+
+
+def text(tab):
+    return first(tab, ".explorer-text")
+
+
+def picture(tab, panel=0):
+    return tab.evaluate("i => document.querySelectorAll('.explorer-plot > canvas')[i].toDataURL()", panel)
+
+
+def test_every_state_in_the_browser_reads_exactly_as_it_does_headlessly(tab, exported):
+    tab.goto(exported)
+    explorer = sample()
+    for ratio, eta, unit in product(RATIOS, ETAS, UNITS):
+        tab.evaluate(
+            "hash => { location.hash = hash }", f"gebt.ratio={ratio}&gebt.eta={eta}&gebt.unit={unit}"
+        )
+        shown = explorer(ratio=ratio, eta=eta, unit=unit)
+        expect(text(tab)).to_have_text(shown["text"])
+        counters = tab.locator("[data-explorer=gebt] .explorer-counters output")
+        assert counters.all_inner_texts() == list(shown["Numbers"].values())
+
+
+def test_heat_map_paints_each_cell_in_its_own_colour(tab, exported):
+    tab.goto(exported)
+    cells = tab.evaluate(
+        """([rows, columns]) => {
+            const plot = document.querySelector(".explorer-plot"), canvas = plot.querySelector("canvas");
+            const box = plot.querySelector("rect"), at = (name) => Number(box.getAttribute(name));
+            const ratio = canvas.width / plot.clientWidth, ctx = canvas.getContext("2d");
+            return Array.from({ length: rows }, (_, r) => Array.from({ length: columns }, (_, c) => [
+              ...ctx.getImageData((at("x") + (c + 0.5) / columns * at("width")) * ratio,
+                (at("y") + (rows - 0.5 - r) / rows * at("height")) * ratio, 1, 1).data]));
+        }""",
+        pairwise(0.2).shape,
+    )
+    every = np.concatenate([pairwise(ratio).ravel() for ratio in RATIOS])  # one scale for all sliders
+    level = (pairwise(0.2) - every.min()) / (every.max() - every.min())
+    viridis = 255 * matplotlib.colormaps["viridis"](level)
+    np.testing.assert_allclose(np.array(cells), viridis, atol=4)
+
+
+def test_curve_lies_where_the_ticks_say(tab, exported):
+    tab.goto(exported)
+    # Every grid line is followed by its tick's text; upright ones are the x axis'.
+    lines = tab.evaluate(
+        """() => [...document.querySelectorAll(".explorer-plot")[1].querySelectorAll(".grid")].map(line =>
+          ["x1", "x2", "y1"].map(name => Number(line.getAttribute(name)))
+            .concat(Number(line.nextSibling.textContent)))"""
+    )
+    to_x = np.polyfit(*zip(*[(value, x1) for x1, x2, _, value in lines if x1 == x2], strict=True), 1)
+    to_y = np.polyfit(*zip(*[(value, y1) for x1, x2, y1, value in lines if x1 != x2], strict=True), 1)
+    for epoch in (1, 2, 3):
+        colour = tab.evaluate(
+            """([x, y]) => [...document.querySelectorAll(".explorer-plot > canvas")[1].getContext("2d")
+              .getImageData(Math.round(2 * x), Math.round(2 * y), 1, 1).data]""",
+            [np.polyval(to_x, epoch), np.polyval(to_y, distance(0.2, "relative")[epoch])],
+        )
+        np.testing.assert_allclose(colour, [0x00, 0x72, 0xB2, 255], atol=8)  # the first series' blue
+
+
+def test_arrow_keys_move_picture_and_text(tab, exported):
+    tab.goto(exported)
+    explorer, slider = sample(), first(tab, "input[type=range]")
+    expect(text(tab)).to_have_text(explorer()["text"])
+    before = [picture(tab, panel) for panel in range(3)]
+    slider.press("ArrowRight")
+    expect(text(tab)).to_have_text(explorer(ratio=0.3)["text"])
+    assert all(picture(tab, panel) != before[panel] for panel in range(3))
+    slider.press("ArrowLeft")
+    expect(text(tab)).to_have_text(explorer()["text"])
+    assert [picture(tab, panel) for panel in range(3)] == before
+
+
+def test_everything_is_reached_and_worked_by_keyboard_alone(tab, exported):
+    tab.goto(exported)
+    explorer = sample()
+    keys = ["Tab", "ArrowLeft", "Tab", "ArrowLeft", "Tab", "ArrowRight"]
+    for key in keys:
+        tab.keyboard.press(key)
+    expect(text(tab)).to_have_text(explorer(ratio=0.1, eta=0.05, unit="edges")["text"])
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "Reset"
+    outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "focus must be seen"
+    tab.keyboard.press("Enter")
+    expect(text(tab)).to_have_text(explorer()["text"])
+    expect(first(tab, "input[type=range]")).to_have_value("1")
+    expect(first(tab, "input[type=radio]")).to_be_checked()
+
+
+def test_the_address_carries_the_state_and_explorers_do_not_mix(tab, exported):
+    tab.goto(exported + "#summary")
+    explorer, others = sample(), tab.locator("[data-explorer=other] .explorer-text")
+    first(tab, "input[type=range]").press("ArrowRight")
+    tab.wait_for_url("**gebt.ratio=0.3*")
+    tab.locator("[data-explorer=other] input[type=radio]").nth(1).check()
+    tab.wait_for_url("**other.unit=edges*")
+    tab.reload()
+    expect(text(tab)).to_have_text(explorer(ratio=0.3)["text"])
+    expect(others).to_have_text(explorer(unit="edges")["text"])
+
+
+def test_what_an_address_asks_in_vain_is_refused_in_words(tab, exported):
+    tab.goto(exported + "#gebt.ratio=0.25&gebt.eta=0.05&gebt.rato=1")
+    refused = first(tab, ".explorer-refused")
+    expect(refused).to_be_visible()
+    expect(refused).to_contain_text("gebt.ratio=0.25 is not to be had; valid values: 0.1, 0.2, 0.3.")
+    expect(refused).to_contain_text(
+        "gebt.rato is no control here; valid names: gebt.ratio, gebt.eta, gebt.unit."
+    )
+    expect(text(tab)).to_have_text(sample()(eta=0.05)["text"])
+    first(tab, "input[type=range]").press("ArrowRight")
+    expect(refused).to_be_hidden()
+
+
+def test_the_pointer_reads_values_off_the_picture(tab, exported):
+    tab.goto(exported)
+    plot = first(tab, ".explorer-plot")
+    box = plot.locator("rect").bounding_box()
+    rows, columns = pairwise(0.2).shape
+    x, y = box["x"] + box["width"] * 4.5 / columns, box["y"] + box["height"] * (rows - 7.5) / rows
+    tab.mouse.move(x, y)
+    expect(plot.locator("output")).to_have_text(f"(4, 7): {pairwise(0.2)[7, 4]:.4g}")
+    tab.mouse.move(0, 0)
+    expect(plot.locator("output")).to_be_hidden()
+
+
+def test_a_resized_window_is_drawn_at_its_own_sharpness(tab, exported):
+    tab.goto(exported)
+    for width in (1000, 500):
+        tab.set_viewport_size({"width": width, "height": 900})
+        tab.wait_for_function(
+            "() => [...document.querySelectorAll('.explorer-plot')].every(plot => "
+            "plot.querySelector('canvas').width === Math.round(2 * plot.getBoundingClientRect().width))"
+        )
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, "nothing may stick out"
+
+
+def test_what_is_shown_is_told_to_those_who_cannot_see_it(tab, exported):
+    tab.goto(exported)
+    pictures = tab.locator("[data-explorer=gebt] .explorer-plot").get_by_role("img")
+    assert pictures.evaluate_all("all => all.map(e => e.ariaLabel)") == ["Pairs", "Detector", "Cost"]
+    expect(text(tab)).to_have_attribute("aria-live", "polite")
+    slider = tab.get_by_role("slider", name="pruning ratio").first
+    expect(slider).to_have_attribute("aria-valuetext", "20%")
+
+
+def ask(url, method="GET"):
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=20) as answer:
+        return json.loads(answer.read() or "null")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab on a free loopback port, serving one notebook: an explorer, and a cell that waits."""
+    home, here = tmp_path_factory.mktemp("lab"), Path(__file__).parent
+    cells = [
+        f"import sys\nsys.path.insert(0, {str(here)!r})\nfrom test_explorer import sample\nsample()",
+        "import pathlib, time\nwhile not pathlib.Path('go-on').exists():\n    time.sleep(0.05)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (home / "root").mkdir()
+    nbformat.write(notebook, home / "root" / "one.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += [
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=",
+        "--ServerApp.disable_check_xsrf=True",
+    ]
+    folders = {f"JUPYTER_{name}_DIR": str(home / name) for name in ("CONFIG", "DATA", "RUNTIME")}
+    folders |= {f"JUPYTERLAB_{name}_DIR": str(home / name) for name in ("SETTINGS", "WORKSPACES")}
+    environment = {**os.environ, **folders}
+    environment.pop("WORKBENCH_HOST", None)
+    with open(home / "log", "wb") as log:
+        server = subprocess.Popen(command, cwd=home / "root", env=environment, stdout=log, stderr=log)
+        try:
+            url, start = f"http://127.0.0.1:{port}", time.monotonic()
+            while True:
+                try:
+                    ask(f"{url}/api")
+                    break
+                except OSError:
+                    log_so_far = (home / "log").read_text()
+                    assert server.poll() is None, log_so_far
+                    assert time.monotonic() - start < 120, log_so_far
+                    time.sleep(0.2)
+            yield url, home / "root"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def test_in_jupyterlab_the_kernel_is_not_asked(browser, lab):
+    url, root = lab
+    explorer = sample()
+    tab = browser.new_page(viewport={"width": 1400, "height": 1200})
+    tab.set_default_timeout(120_000)
+    errors = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(f"{url}/lab/tree/one.ipynb?reset", wait_until="domcontentloaded")
+    prompts = tab.locator(".jp-CodeCell .jp-InputPrompt")
+    for _ in range(30):  # Lab drops a Run All that comes before the notebook's session is ready
+        tab.locator(".jp-CodeCell .jp-InputArea-editor").first.click()
+        tab.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+        tab.click("li.lm-Menu-item[data-command='runmenu:run-all']")
+        try:
+            expect(prompts.first).not_to_have_text("[ ]:", timeout=3000)
+            break
+        except AssertionError:
+            continue
+
+    expect(tab.locator(".explorer-text")).to_have_text(explorer()["text"], timeout=120_000)
+    assert tab.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert tab.locator(".explorer-plot").get_by_role("img").count() == 3
+    # The second cell keeps the kernel busy until the file go-on exists.
+    kernel = f"{url}/api/kernels/{ask(f'{url}/api/kernels')[0]['id']}"
+    expect(prompts.nth(1)).to_have_text("[*]:")
+    before = picture(tab)
+    tab.locator(".noUi-handle").first.press("ArrowRight")
+    expect(tab.locator(".explorer-text")).to_have_text(explorer(ratio=0.3)["text"])
+    assert picture(tab) != before
+    tab.locator(".widget-toggle-button").nth(1).press("Enter")
+    expect(tab.locator(".explorer-text")).to_have_text(explorer(ratio=0.3, unit="edges")["text"])
+    tab.get_by_role("button", name="Reset").press("Enter")
+    expect(tab.locator(".explorer-text")).to_have_text(explorer()["text"])
+    expect(tab.locator(".widget-readout").first).to_have_text("20%")
+    assert picture(tab) == before
+    expect(prompts.nth(1)).to_have_text("[*]:")  # it was busy all along
+    # Nor does it need to be alive.
+    (root / "go-on").touch()
+    expect(prompts.nth(1)).to_have_text("[2]:")
+    ask(kernel, "DELETE")
+    tab.locator(".noUi-handle").first.press("ArrowLeft")
+    expect(tab.locator(".explorer-text")).to_have_text(explorer(ratio=0.1)["text"])
+    assert errors == []
+    tab.close()

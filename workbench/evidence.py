@@ -1,0 +1,229 @@
+"""Published numbers, claims, intervals and the ledger.
+
+Every claim of a paper is a `Claim`: what it says, which kind of evidence answers it, and the rule that turns
+the evidence into a verdict. The rule is written before the run; no verdict is ever set by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from workbench import ROOT, WorkbenchError
+from workbench.data import write_atomic
+
+KEYS = (
+    "id", "paper", "claim", "kind", "published", "value", "low", "high", "n", "unit",
+    "verdict", "source", "verified", "scale", "command",
+)  # fmt: skip
+
+Kind = Literal["analytic", "measured", "recorded"]
+REPRODUCED, PARTLY, NOT_SEEN = "reproduced", "partly", "not seen at this scale"
+CONTRADICTED, NOT_TESTABLE = "contradicted", "not testable here"
+VERDICTS = (REPRODUCED, PARTLY, NOT_SEEN, CONTRADICTED, NOT_TESTABLE)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its interval; ``samples`` are the per-seed values behind it (NaN: the event never came)."""
+
+    mean: float
+    low: float
+    high: float
+    samples: tuple[float, ...]
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+
+def interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student-t interval of the mean of per-seed values; pass differences for a paired contrast.
+
+    Student's t, because with 5 to 24 seeds the spread itself is uncertain: a normal interval or a percentile
+    bootstrap is too narrow there (at n = 5 a nominal 95 % bootstrap covers some 83 %). Pairing (same seed in
+    both arms) removes what the arms share, which is most of the spread. NaN samples are left out of the mean.
+
+    Raises:
+        WorkbenchError: with fewer than two finite samples there is no spread to speak of.
+    """
+    values = np.asarray(samples, float)
+    finite = values[np.isfinite(values)]
+    if len(finite) < 2:
+        raise WorkbenchError(f"an interval needs at least two seeds that gave a value, got {len(finite)}")
+    mean, error = float(finite.mean()), float(stats.sem(finite))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(finite) - 1)) * error
+    return Interval(mean, mean - half, mean + half, tuple(values.tolist()))
+
+
+# --- rules: evidence to verdict ------------------------------------------------------------------------------
+
+Rule = Callable[[Interval, float | None], str]
+
+
+def equals(relative: float = 0.005, partly: float = 0.05) -> Rule:
+    """An exact recomputation: reproduced within ``relative`` of the published number, partly within ``partly``."""
+
+    def rule(found: Interval, published: float | None) -> str:
+        error = abs(found.mean - published) / abs(published)
+        return REPRODUCED if error <= relative else PARTLY if error <= partly else CONTRADICTED
+
+    return rule
+
+
+def above(margin: float = 0.0) -> Rule:
+    """The contrast exceeds ``margin``: the whole interval above it; contradicted when the whole lies below."""
+
+    def rule(found: Interval, _: float | None) -> str:
+        return REPRODUCED if found.low > margin else CONTRADICTED if found.high < margin else NOT_SEEN
+
+    return rule
+
+
+def not_worse(margin: float) -> Rule:
+    """Non-inferiority: the contrast is not below ``-margin``; contradicted when the whole interval is."""
+    return above(-margin)
+
+
+def inside(low: float, high: float) -> Rule:
+    """Each seed's value lies in ``[low, high]``: reproduced when all do, partly when some do."""
+
+    def rule(found: Interval, _: float | None) -> str:
+        share = np.mean([low <= value <= high for value in found.samples])  # NaN is outside
+        return REPRODUCED if share == 1 else PARTLY if share > 0 else CONTRADICTED
+
+    return rule
+
+
+# --- published numbers, claims, rows -------------------------------------------------------------------------
+
+
+def published(paper: str) -> pd.DataFrame:
+    """The paper's numbers: columns id (index), claim, value, unit, source, verified, note."""
+    table = pd.read_csv(ROOT / "data" / "published" / f"{paper}.csv", index_col="id")
+    return table.astype({"verified": bool})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper, the kind of evidence that answers it, and its rule."""
+
+    id: str
+    claim: str
+    kind: Kind
+    unit: str
+    rule: Rule
+    published: float | None = None
+    source: str | None = None
+    verified: bool | None = None
+
+    def row(self, found: Interval | float | None, scale: str) -> dict[str, Any]:
+        """The ledger's row; ``found`` is a number for analytic claims, None for what cannot be tested here."""
+        paper = self.id.split(".")[0]
+        if isinstance(found, int | float):
+            found = Interval(float(found), math.nan, math.nan, ())
+        row = {
+            "id": self.id,
+            "paper": paper,
+            "claim": self.claim,
+            "kind": self.kind,
+            "published": self.published,
+            "value": None if found is None else found.mean,
+            "low": None if found is None else found.low,
+            "high": None if found is None else found.high,
+            "n": len(found.samples) if found is not None and found.samples else None,
+            "unit": self.unit,
+            "verdict": NOT_TESTABLE if found is None else self.rule(found, self.published),
+            "source": self.source,
+            "verified": self.verified,
+            "scale": scale,
+            "command": f"workbench figures {paper} --scale {scale}",
+        }
+        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
+
+
+def claims_from(table: pd.DataFrame, kind: Kind, rule: Rule) -> dict[str, Claim]:
+    """Claims for rows of `published`, keyed by id, all of one kind and rule."""
+    return {
+        str(key): Claim(
+            str(key),
+            row["claim"],
+            kind,
+            row["unit"],
+            rule,
+            row["value"],
+            row["source"],
+            bool(row["verified"]),
+        )
+        for key, row in table.iterrows()
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment found: tidy tables by name, and the ledger's rows.
+
+    ``tables["summary"]`` has one row a measured quantity; `workbench sweep` collects it.
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    rows: Sequence[dict[str, Any]]
+    parameters: Mapping[str, Any]
+    data_hash: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- the ledger ----------------------------------------------------------------------------------------------
+
+
+def output_folder() -> Path:
+    """Where figures and rows of this process go: the runner's staging folder, or a private one in Lab."""
+    return Path(os.environ.get("WORKBENCH_OUT", ROOT / ".workbench" / "lab"))
+
+
+def _dump(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    ordered = [{key: row[key] for key in KEYS} for row in sorted(rows, key=lambda row: row["id"])]
+    return (json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one ledger file; none where there is no file. `WorkbenchError` when it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if any(set(row) != set(KEYS) for row in rows):
+            raise ValueError("a row has other keys than the ledger's")
+    except (ValueError, TypeError) as error:
+        raise WorkbenchError(f"{path} is damaged ({error}): restore it with git, or remake it") from None
+    return rows
+
+
+def merge_ledger(target: Path, rows: Sequence[Mapping[str, Any]], paper: str) -> None:
+    """Replace that paper's rows of the ledger ``target``, atomically; other papers' rows stay."""
+    others = [row for row in read_rows(target) if row["paper"] != paper]
+    ids = [row["id"] for row in rows]
+    if len(set(ids)) != len(ids) or any(row["paper"] != paper for row in rows):
+        raise WorkbenchError(f"rows of {paper}: an id twice, or another paper's row")
+    write_atomic(target, _dump([*others, *rows]))
+
+
+def save_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Hand the rows of a notebook's run to the runner (or to the private folder, in Lab)."""
+    for paper in sorted({row["paper"] for row in rows}):
+        merge_ledger(output_folder() / "ledger.json", [r for r in rows if r["paper"] == paper], paper)
+
+
+def read_ledger(scale: str) -> list[dict[str, Any]]:
+    """All rows of figures/<scale>/ledger.json."""
+    return read_rows(ROOT / "figures" / scale / "ledger.json")

@@ -1,0 +1,201 @@
+"""How a result is drawn, saved and compared.
+
+A figure is three files with one name: SVG and PNG to look at, CSV with the tidy table behind it. The CSV's
+first line is a comment with the figure's parameters, seed, data hash, package version and the tolerance of
+every column, in JSON; the pictures carry the same text. Nothing in them depends on the day or the machine, so
+the same content gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from workbench import WorkbenchError, __version__
+from workbench.data import write_atomic
+from workbench.evidence import Result, output_folder, read_rows
+
+# Okabe and Ito's palette: distinct for readers with any common colour blindness.
+COLOURS = {
+    "black": "#000000",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "purple": "#CC79A7",
+    "yellow": "#F0E442",
+}
+
+STYLE = {
+    "axes.grid": True,
+    "axes.prop_cycle": mpl.cycler(color=[*list(COLOURS.values())[1:], "#000000"]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "image.cmap": "viridis",
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "workbench",
+}
+
+Tolerance = float | str | None
+
+
+def figure(width: float = 7.0, height: float = 4.0, **subplots: Any) -> tuple[Figure, Any]:
+    """A figure and its axes in the house style; sizes in inches, further arguments as ``Figure.subplots``."""
+    with mpl.rc_context(STYLE):
+        drawn = Figure(figsize=(width, height))
+        return drawn, drawn.subplots(**subplots)
+
+
+def save(
+    drawn: Figure,
+    table: pd.DataFrame,
+    name: str,
+    result: Result,
+    tolerance: Mapping[str, Tolerance] | None = None,
+) -> Figure:
+    """Save a figure and its table under the output folder, as ``<paper>/<name>.{svg,png,csv}``.
+
+    Args:
+        drawn: the figure.
+        table: the tidy table that it shows, index not stored.
+        name: file name without ending.
+        result: where the table comes from; its parameters go into the files' metadata.
+        tolerance: how far a column may be from the committed one when figures are verified: a number, the
+            name of a column of the committed table that holds each row's own tolerance (from the spread over
+            seeds), or None for what is never compared (a wall time). Columns not named must be equal.
+
+    Returns:
+        The figure, so that a cell ending in ``save(...)`` shows it.
+    """
+    tolerance = dict(tolerance or {})
+    unknown = (set(tolerance) | {t for t in tolerance.values() if isinstance(t, str)}) - set(table.columns)
+    if unknown:
+        raise WorkbenchError(f"{name}: tolerance names column(s) {sorted(unknown)} that the table lacks")
+    meta = {
+        "parameters": dict(result.parameters),
+        "data": result.data_hash,
+        "workbench": __version__,
+        "tolerance": tolerance,
+    }
+    text = json.dumps(meta, sort_keys=True, default=list)
+    folder = output_folder() / result.parameters["paper"]
+    folder.mkdir(parents=True, exist_ok=True)
+    csv = f"# {text}\n{table.to_csv(index=False, float_format='%.7g', lineterminator='\n')}"
+    with mpl.rc_context(STYLE):
+        pictures = {
+            "svg": {"Description": text, "Title": name, "Creator": None, "Date": None},
+            "png": {"Description": text, "Title": name, "Software": None},
+        }
+        for ending, metadata in pictures.items():
+            buffer = io.BytesIO()
+            drawn.savefig(buffer, format=ending, metadata=metadata)
+            write_atomic(folder / f"{name}.{ending}", buffer.getvalue())
+    write_atomic(folder / f"{name}.csv", csv.encode())
+    return drawn
+
+
+def load(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A saved table and its metadata. `WorkbenchError` when the file is not one of ours or damaged."""
+    try:
+        head, body = path.read_text(encoding="utf-8").split("\n", 1)
+        return pd.read_csv(io.StringIO(body), keep_default_na=False, na_values=[""]), json.loads(
+            head.removeprefix("# ")
+        )
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"{path} cannot be read ({error}): restore it with git, or remake it") from None
+
+
+def _compare_columns(name: str, committed: pd.DataFrame, fresh: pd.DataFrame, meta: dict) -> list[str]:
+    if list(committed.columns) != list(fresh.columns) or len(committed) != len(fresh):
+        return [
+            f"{name}: committed {len(committed)} rows of {list(committed.columns)}, "
+            f"fresh {len(fresh)} of {list(fresh.columns)}"
+        ]
+    differences = []
+    for column in committed.columns:
+        allowed = meta["tolerance"].get(column, 0)
+        if allowed is None:
+            continue
+        old, new = committed[column], fresh[column]
+        if not (pd.api.types.is_numeric_dtype(old) and pd.api.types.is_numeric_dtype(new)):
+            apart = (old.astype(str) != new.astype(str)).to_numpy()
+        else:
+            a, b = old.to_numpy(float), new.to_numpy(float)
+            slack = (
+                committed[allowed].to_numpy(float) if isinstance(allowed, str) else np.full(len(a), allowed)
+            )
+            slack = np.nan_to_num(slack) + 1e-6 * np.abs(a)  # seven digits are stored
+            apart = ~((np.abs(a - b) <= slack) | (np.isnan(a) & np.isnan(b)))
+        if apart.any():
+            row = int(np.argmax(apart))
+            differences.append(
+                f"{name}: column {column!r} differs in {apart.sum()} of {len(old)} rows, first in row {row + 1}: "
+                f"committed {old.iloc[row]!r}, fresh {new.iloc[row]!r}, tolerance {allowed!r}"
+            )
+    return differences
+
+
+def _compare_rows(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """A ledger row: what is fixed must be equal, a measured value may move inside its committed interval."""
+    fixed = ["claim", "kind", "published", "unit", "source", "verified", "n"]
+    exact = old["low"] is None
+    fixed += ["verdict"] * exact
+    differences = [
+        f"ledger {old['id']}: {key} was {old[key]!r}, is {new[key]!r}"
+        for key in fixed
+        if old[key] != new[key]
+    ]
+    a, b = old["value"], new["value"]
+    if (a is None) != (b is None):
+        differences.append(f"ledger {old['id']}: value was {a!r}, is {b!r}")
+    elif a is not None:
+        slack = 1e-6 * abs(a) + (0 if exact else (old["high"] - old["low"]) / 2)
+        if abs(a - b) > slack:
+            differences.append(f"ledger {old['id']}: value was {a:.6g}, is {b:.6g}, tolerance {slack:.2g}")
+    return differences
+
+
+def compare(committed: Path, fresh: Path, papers: list[str]) -> list[str]:
+    """Differences between two output trees beyond the committed tables' stated tolerances, a line each."""
+    differences = []
+    for paper in papers:
+        names = {f.name for root in (committed, fresh) for f in (root / paper).glob("*.csv")}
+        for name in sorted(names):
+            old, new = committed / paper / name, fresh / paper / name
+            if not (old.exists() and new.exists()):
+                differences.append(
+                    f"{paper}/{name}: only in the {'committed' if old.exists() else 'fresh'} figures"
+                )
+                continue
+            (before, meta), (after, fresh_meta) = load(old), load(new)
+            for key in ("parameters", "data", "tolerance"):
+                if meta[key] != fresh_meta[key]:
+                    differences.append(f"{paper}/{name}: {key} was {meta[key]}, is {fresh_meta[key]}")
+            differences += _compare_columns(f"{paper}/{name}", before, after, meta)
+        old_rows, new_rows = (
+            {row["id"]: row for row in read_rows(root / "ledger.json") if row["paper"] == paper}
+            for root in (committed, fresh)
+        )
+        for key in sorted(old_rows.keys() | new_rows.keys()):
+            if key in old_rows and key in new_rows:
+                differences += _compare_rows(old_rows[key], new_rows[key])
+            else:
+                differences.append(
+                    f"ledger {key}: only in the {'committed' if key in old_rows else 'fresh'} ledger"
+                )
+    return differences

@@ -1,0 +1,828 @@
+"""GEBT measured: which tickets, drawn when, are worth what, beside every control that could explain them away.
+
+Tables are tidy, one row a seed; accuracies in percent. All arms of a seed share initial weights and dropout.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench import data, early_bird, papers
+from workbench.evidence import (
+    Claim,
+    Interval,
+    Result,
+    above,
+    claims_from,
+    equals,
+    inside,
+    interval,
+    not_worse,
+    published,
+)
+from workbench.nets import (
+    GAT,
+    GCN,
+    GIN,
+    SAGE,
+    ConvNet,
+    Features,
+    GraphNet,
+    Parameters,
+    Pattern,
+    conv_macs,
+    mask_channels,
+    remove_channels,
+)
+from workbench.papers.gebt import cost, method
+from workbench.training import generator, train
+
+CONVS: dict[str, type[GraphNet]] = {"gcn": GCN, "gin": GIN, "sage": SAGE, "gat": GAT}
+MARGIN = 1.0
+"""Points of accuracy that "no loss" may cost; fixed before the runs."""
+SIDE_BY_SIDE = 20
+"""Models trained as one: more no longer fits the cache and is slower a model."""
+
+
+@dataclass(frozen=True)
+class Config(papers.Config):
+    """Parameters of the GEBT experiment.
+
+    ``epochs`` of every training and search; ``graph_lr`` of the edges; ``p_g`` edge ratios; ``draw_epochs`` at
+    which tickets are drawn; ``pairs`` (p_g, p_w) of joint tickets with all controls; ``grid_g`` x ``grid_w``
+    joint tickets without; ``eta`` and ``fifo`` of the detectors; ``rho`` of the ADMM regulariser;
+    ``channel_*`` the convolutional net; ``growth_edges`` sizes of the generated graphs.
+    """
+
+    datasets: tuple[str, ...] = ("digits",)
+    epochs: int = 40
+    graph_lr: float = 1e-2
+    joint_lr: float = 1e-3
+    p_g: tuple[float, ...] = (0.2, 0.6)
+    draw_epochs: tuple[int, ...] = (1, 5, 10, 40)
+    pairs: tuple[tuple[float, float], ...] = ((0.2, 0.8),)
+    grid_g: tuple[float, ...] = (0.0, 0.4, 0.8)
+    grid_w: tuple[float, ...] = (0.0, 0.5, 0.9)
+    grid_seeds: int = 3
+    conv_seeds: int = 3
+    eta: float = 0.1
+    joint_eta: float = 0.02
+    fifo: int = 3
+    rho: float = 1e-3
+    channel_ratios: tuple[float, ...] = (0.3, 0.7)
+    channel_epochs: int = 12
+    channel_seeds: int = 2
+    growth_edges: tuple[int, ...] = (10_000, 30_000, 100_000)
+
+    SCALES: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {},
+        "full": {
+            "datasets": ("cora", "citeseer"),
+            "seeds": 20,
+            "epochs": 100,
+            "graph_lr": 1e-3,
+            "p_g": (0.1, 0.2, 0.4, 0.6),
+            "draw_epochs": (1, 2, 5, 10, 20, 50, 100),
+            "pairs": ((0.2, 0.8), (0.1, 0.9), (0.6, 0.7)),
+            "grid_g": (0.0, 0.2, 0.4, 0.6, 0.8),
+            "grid_w": (0.0, 0.5, 0.7, 0.8, 0.9),
+            "grid_seeds": 10,
+            "conv_seeds": 10,
+            "channel_ratios": (0.3, 0.5, 0.7),
+            "channel_epochs": 40,
+            "channel_seeds": 5,
+            "growth_edges": (10_000, 30_000, 100_000, 300_000, 1_000_000),
+        },
+    }
+    SCALES["paper"] = SCALES["full"]  # the paper's own networks and graphs fit a laptop
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        super().__post_init__()
+        for name in ("p_g", "grid_g", "grid_w", "channel_ratios"):
+            self.require(name, all(0 <= p < 1 for p in getattr(self, name)), "lie in [0, 1)")
+        self.require("pairs", all(0 <= p < 1 for pair in self.pairs for p in pair), "hold ratios in [0, 1)")
+        self.require("epochs", self.epochs > self.fifo + 1, "exceed fifo + 1, or no detector can fire")
+        self.require("fifo", self.fifo >= 1, "be at least 1")
+        epochs = all(1 <= e <= self.epochs for e in self.draw_epochs)
+        self.require("draw_epochs", epochs, f"lie in 1..epochs ({self.epochs})")
+        known = {"digits", "cora", "citeseer"}
+        self.require("datasets", set(self.datasets) <= known, f"be among {', '.join(sorted(known))}")
+        for name in ("graph_lr", "joint_lr", "eta", "joint_eta"):
+            self.require(name, getattr(self, name) > 0, "be positive")
+        self.require("rho", self.rho >= 0, "not be negative")
+        for name in ("grid_seeds", "conv_seeds"):
+            self.require(name, 2 <= getattr(self, name) <= self.seeds, f"lie in 2..seeds ({self.seeds})")
+        self.require("channel_seeds", self.channel_seeds >= 2, "be at least 2")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train S networks, one a seed: start ``[S, ...]``, edge weights ``[S, E]``, weight masks."""
+
+    start: Parameters
+    weights: Tensor
+    masks: Parameters | None = None
+
+
+class Bench:
+    """A graph with its paired seeds: builds tasks and trains arms side by side."""
+
+    def __init__(self, name: str, seeds: Sequence[int]) -> None:
+        self.name, self.seeds = name, list(seeds)
+        self.graph = data.digits_graph(self.seeds) if name == "digits" else data.planetoid(name)
+        self.features, self.pattern = Features(self.graph.x), Pattern(self.graph.edges, self.graph.num_nodes)
+        self.net = self.network("gcn")
+        self.ones = torch.ones(len(self.seeds), self.pattern.num_edges)
+
+    def network(self, conv: str) -> GraphNet:
+        """A network of that layer on this graph."""
+        return CONVS[conv](self.features, self.pattern, self.graph.num_classes)
+
+    def start(self, stream: str, conv: str = "gcn") -> Parameters:
+        """Initial parameters of every seed from a named stream."""
+        return self.network(conv).init([generator(seed, stream, conv) for seed in self.seeds])
+
+    def task(self, copies: int = 1, count: int | None = None) -> method.Task:
+        """The task of the first ``count`` seeds, repeated for ``copies`` arms."""
+        g, count = self.graph, count or len(self.seeds)
+        rows = [
+            part.expand(len(self.seeds), -1)[:count].repeat(copies, 1) for part in (g.train, g.val, g.test)
+        ]
+        labels = g.y.expand(copies * count, -1)
+        return method.Task(labels, *rows, seeds=self.seeds[:count] * copies)
+
+    def random_edges(self, p: float) -> Tensor:
+        """A uniformly random edge mask of each seed."""
+        noise = [
+            torch.rand(self.pattern.num_edges, generator=generator(s, "random edges")) for s in self.seeds
+        ]
+        return method.draw_edges(torch.stack(noise), p, self.seeds)
+
+    def oracle_edges(self, p: float) -> Tensor:
+        """Drop edges between classes first. It reads all labels: a ceiling, never a method."""
+        i, j = self.graph.edges
+        same = (self.graph.y[i] == self.graph.y[j]).float()
+        return method.draw_edges(same.expand(len(self.seeds), -1), p, self.seeds)
+
+    def train(
+        self, arms: Mapping[Any, Arm], epochs: int, conv: str = "gcn"
+    ) -> Iterator[tuple[Any, method.Training]]:
+        """Train all arms, as many side by side as fit the cache; yields each arm's name and training."""
+        net = self.network(conv)
+        for masked in (False, True):
+            names = [name for name, arm in arms.items() if (arm.masks is not None) == masked]
+            size = max(1, SIDE_BY_SIDE // len(self.seeds))
+            for first in range(0, len(names), size):
+                block = names[first : first + size]
+                count = len(arms[block[0]].weights)
+                start, masks = ({} for _ in range(2))
+                for name in arms[block[0]].start:
+                    start[name] = torch.cat([arms[b].start[name] for b in block])
+                if masked:
+                    for name in arms[block[0]].masks:
+                        masks[name] = torch.cat([arms[b].masks[name] for b in block])
+                weights = torch.cat([arms[b].weights.float() for b in block])
+                run = method.train_network(net, start, weights, self.task(len(block), count), epochs, masks)
+                for position, name in enumerate(block):
+                    yield name, run.part(slice(position * count, (position + 1) * count))
+
+
+def _rows(bench: Bench, accuracy: Tensor, **labels: Any) -> list[dict[str, Any]]:
+    """Tidy rows, one a seed, accuracy in percent."""
+    seeds = bench.seeds[: len(accuracy)]
+    return [
+        {"dataset": bench.name, **labels, "seed": s, "accuracy": 100 * a}
+        for s, a in zip(seeds, accuracy.tolist(), strict=True)
+    ]
+
+
+def _own_task(bench: Bench, parameters: Parameters) -> method.Task:
+    """Our variant's task: all nodes count, labelled by the frozen network except where the label is known."""
+    with torch.no_grad():
+        graph = bench.net.graph(bench.ones)
+        guess = bench.net.logits(parameters, graph, bench.net.hidden(parameters, graph)).argmax(-1)
+    task = bench.task()
+    labels = guess.scatter(1, task.train, task.labels.gather(1, task.train))
+    nodes = torch.arange(bench.graph.num_nodes).expand(len(bench.seeds), -1)
+    return method.Task(labels, nodes, task.val, task.test, task.seeds)
+
+
+# --- the parts of the experiment -----------------------------------------------------------------------------
+
+EMERGENCE_RATIOS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+
+
+def _distances(trajectory: Tensor, p: float, seeds: Sequence[int]) -> Tensor:
+    """Pairwise mask distances ``[S, T, T]`` of a trajectory ``[T, S, E]`` pruned at p."""
+    masks = [method.draw_edges(trajectory[:, k], p, [seed] * len(trajectory)) for k, seed in enumerate(seeds)]
+    return early_bird.pairwise_distance(torch.stack(masks))
+
+
+def _emergence_rows(
+    bench: Bench, watched: Mapping[str, Tensor], eta: Mapping[str, float], after: int = 0, **labels: Any
+) -> list[dict[str, Any]]:
+    rows = []
+    for rule, distance in watched.items():
+        epochs = early_bird.emergence(distance, eta[rule], after).tolist()
+        rows += [
+            {"dataset": bench.name, **labels, "rule": rule, "seed": s, "epoch": e}
+            for s, e in zip(bench.seeds, epochs, strict=True)
+        ]
+    return rows
+
+
+def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
+    """GEB tickets: graph training under a frozen network, detectors, and retraining beside all controls."""
+    fresh, pretrain = bench.start("fresh"), bench.start("pretrain")
+    _, dense = next(bench.train({"dense": Arm(pretrain, bench.ones)}, config.epochs))
+    learn = lambda admm=None, task=None, lr=config.graph_lr: method.train_graph(  # noqa: E731
+        bench.net, dense.parameters, task or bench.task(), config.epochs, lr, admm
+    )
+    plain = learn()
+    own = learn(task=_own_task(bench, dense.parameters), lr=1e-2)
+    every = max(1, config.epochs // 4)  # the code runs 4 x 25 epochs
+    pulled = {p: learn(method.Admm(p, config.rho, "sum", every)) for p in config.p_g}
+    inert = learn(method.Admm(config.p_g[0], config.rho, "mean", every))
+
+    admm = [
+        {"dataset": bench.name, "form": form, "p_g": p, "seed": s, "ratio": r}
+        for form, p, run in [("mean", config.p_g[0], inert), *(("sum", p, run) for p, run in pulled.items())]
+        for s, r in zip(bench.seeds, run.ratio.mean(0).tolist(), strict=True)
+    ]
+    emergence, pairwise = [], {}
+    for p in EMERGENCE_RATIOS:
+        pairwise[p] = _distances(plain.trajectory, p, bench.seeds)
+        code = early_bird.detector_distance(pairwise[p], config.fifo)
+        paper = early_bird.detector_distance(pairwise[p], config.fifo, "paper")
+        first = early_bird.normalise_by_first
+        watched = {"code": first(code, config.fifo), "paper": first(paper, config.fifo), "raw": code}
+        emergence += _emergence_rows(bench, watched, dict.fromkeys(watched, config.eta), ticket="geb", p_g=p)
+    for p, run in pulled.items():
+        code = early_bird.detector_distance(_distances(run.trajectory, p, bench.seeds), config.fifo)
+        watched = {"code": early_bird.normalise_by_first(code, config.fifo)}
+        emergence += _emergence_rows(bench, watched, {"code": config.eta}, ticket="geb + ADMM", p_g=p)
+
+    last = plain.trajectory[-1]
+    draw = lambda weights, p, **kwargs: method.draw_edges(weights, p, bench.seeds, **kwargs)  # noqa: E731
+    arms: dict[Any, Arm] = {
+        ("full", "fresh", 0.0): Arm(fresh, bench.ones),
+        ("full", "inherited", 0.0): Arm(dense.parameters, bench.ones),
+        ("no edges", "fresh", 1.0): Arm(fresh, 0 * bench.ones),
+    }
+    tickets = {}
+    for p in config.p_g:
+        masks = {
+            "GEB": draw(last, p),
+            "GEB + ADMM": draw(pulled[p].trajectory[-1], p),
+            "ours": draw(own.trajectory[-1], p),
+            "random": bench.random_edges(p),
+            "reversed": draw(last, p, largest=True),
+            "oracle": bench.oracle_edges(p),
+        }
+        tickets[p] = masks
+        arms |= {(name, "fresh", p): Arm(fresh, mask) for name, mask in masks.items()}
+        arms |= {(name, "inherited", p): Arm(dense.parameters, masks[name]) for name in ("GEB", "random")}
+    accuracy = []
+    for (arm, start, p), run in bench.train(arms, config.epochs):
+        accuracy += _rows(bench, run.at_best_validation(), arm=arm, start=start, p_g=p)
+
+    draws = []
+    by_epoch = {
+        (p, e): Arm(fresh, draw(plain.trajectory[e - 1], p)) for p in config.p_g for e in config.draw_epochs
+    }
+    for (p, e), run in bench.train(by_epoch, config.epochs):
+        labels = {"ticket": "geb", "start": "fresh", "p_g": p, "p_w": 0.0, "epoch": e}
+        draws += _rows(bench, run.at_best_validation(), **labels)
+
+    convs = []
+    for conv in CONVS:
+        start = {name: value[: config.conv_seeds] for name, value in bench.start("fresh", conv).items()}
+        arms = {("full", 0.0): Arm(start, bench.ones[: config.conv_seeds])}
+        for p in config.p_g:
+            arms |= {(arm, p): Arm(start, tickets[p][arm][: config.conv_seeds]) for arm in ("GEB", "random")}
+        for (arm, p), run in bench.train(arms, config.epochs, conv):
+            convs += _rows(bench, run.at_best_validation(), conv=conv, arm=arm, p_g=p)
+
+    untouched = (~plain.touched).float().mean(1).tolist()
+    return {
+        "edges": accuracy,
+        "draw": draws,
+        "convs": convs,
+        "emergence": emergence,
+        "admm": admm,
+        "untouched": [
+            {"dataset": bench.name, "seed": s, "share": 100 * u}
+            for s, u in zip(bench.seeds, untouched, strict=True)
+        ],
+        "pairwise": {p: d[0] for p, d in pairwise.items()},
+        "timing": _timing(bench, config, tickets, fresh),
+    }
+
+
+def _joint_distance(
+    weight_masks: Mapping[str, Tensor], fifo: int, rule: early_bird.Rule
+) -> tuple[Tensor, Tensor]:
+    """Weight distance of a joint ticket, summed over layers: raw fraction of all weights, and normalised."""
+    watched, sizes = [], []
+    for masks in weight_masks.values():  # [T, K, n]
+        pairs = early_bird.pairwise_distance(masks.transpose(0, 1))
+        watched.append(early_bird.detector_distance(pairs, fifo, rule) * masks.shape[-1])
+        sizes.append(masks.shape[-1])
+    total = torch.stack(watched).sum(0)
+    return total / sum(sizes), early_bird.normalise_by_first(total, fifo)
+
+
+def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
+    """Joint tickets of graph and weights: all controls at ``pairs``, inherited accuracy over the grid."""
+    first, fresh = bench.start("pretrain"), bench.start("fresh")
+    seeds, S = bench.seeds, len(bench.seeds)
+    joint, draws, emergence, lines, sparsity = [], [], [], [], []
+    wanted = {*config.draw_epochs, config.epochs}
+    references = {
+        ("dense", "rewind"): Arm(first, bench.ones),
+        ("dense", "fresh"): Arm(fresh, bench.ones),
+    }
+    dense_runs = dict(bench.train(references, config.epochs))
+    references = {("dense", "inherited"): Arm(dense_runs["dense", "rewind"].parameters, bench.ones)}
+    dense_runs |= dict(bench.train(references, config.epochs))
+    for (arm, start), run in dense_runs.items():
+        joint += _rows(bench, run.at_best_validation(), p_g=0.0, p_w=0.0, arm=arm, start=start)
+
+    for p_g, p_w in config.pairs:
+        search = _search(bench, first, bench.task(), [p_w] * S, config, wanted)
+        masks = {name: m.transpose(0, 1) for name, m in search.weight_masks.items()}  # [K, T, n]
+        graph_distance = _distances(search.edges, p_g, seeds)
+        watched = {}
+        for rule in ("code", "paper"):
+            d_g = early_bird.detector_distance(graph_distance, config.fifo, rule)
+            raw_w, d_w = _joint_distance(search.weight_masks, config.fifo, rule)
+            total = early_bird.normalise_by_first(d_g, config.fifo) + d_w
+            watched[rule] = (
+                total / 2 if rule == "code" else total
+            )  # the code takes the mean, the paper the sum
+            if rule == "code":
+                watched["raw"] = torch.maximum(d_g, raw_w)
+                lines += [
+                    {"dataset": bench.name, "p_g": p_g, "p_w": p_w, "epoch": t + 1, "edges": g, "weights": w}
+                    for t, (g, w) in enumerate(zip(d_g[0].tolist(), raw_w[0].tolist(), strict=True))
+                ]
+        eta = {"code": config.eta, "paper": config.eta, "raw": config.joint_eta}
+        labels = {"ticket": "joint", "p_g": p_g, "p_w": p_w}
+        emergence += _emergence_rows(bench, watched, eta, after=5, **labels)
+
+        def ticket(epoch: int, search=search, masks=masks, p_g=p_g) -> tuple[Parameters, Tensor, Parameters]:
+            parameters = search.snapshots[epoch]
+            kept = {name: m[:, epoch - 1].view_as(parameters[name]) for name, m in masks.items()}
+            return parameters, method.draw_edges(search.edges[epoch - 1], p_g, seeds), kept
+
+        inherited, edges, kept = ticket(config.epochs)
+        random_edges, random_kept = bench.random_edges(p_g), _random_masks(kept, seeds)
+        arms = {
+            ("ticket", "inherited"): Arm(inherited, edges, kept),
+            ("ticket", "rewind"): Arm(first, edges, kept),
+            ("ticket", "fresh"): Arm(fresh, edges, kept),
+            ("random edges", "inherited"): Arm(inherited, random_edges, kept),
+            ("random edges", "rewind"): Arm(first, random_edges, kept),
+            ("random weights", "rewind"): Arm(first, edges, random_kept),
+            ("both random", "rewind"): Arm(first, random_edges, random_kept),
+            ("all edges", "rewind"): Arm(first, bench.ones, kept),
+        }
+        for (arm, start), run in bench.train(arms, config.epochs):
+            joint += _rows(bench, run.at_best_validation(), p_g=p_g, p_w=p_w, arm=arm, start=start)
+            before = sum(int(mask.sum()) for mask in kept.values()) / S
+            after = sum(int((run.parameters[name] != 0).sum()) for name in kept) / S
+            sparsity.append(
+                {"dataset": bench.name, "p_g": p_g, "p_w": p_w, "arm": arm, "start": start}
+                | {"mask_nonzeros": before, "nonzeros_after": after}
+            )
+        if (p_g, p_w) == config.pairs[0]:
+            by_epoch = {}
+            for e in config.draw_epochs:
+                parameters, edges, kept = ticket(e)
+                by_epoch["inherited", e] = Arm(parameters, edges, kept)
+                by_epoch["rewind", e] = Arm(first, edges, kept)
+            for (start, e), run in bench.train(by_epoch, config.epochs):
+                labels = {"ticket": "joint", "start": start, "p_g": p_g, "p_w": p_w, "epoch": e}
+                draws += _rows(bench, run.at_best_validation(), **labels)
+    return {
+        "joint": joint,
+        "draw": draws,
+        "emergence": emergence,
+        "joint_distance": lines,
+        "sparsity": sparsity,
+        "grid": _grid(bench, config, first),
+    }
+
+
+def _search(
+    bench: Bench, start: Parameters, task: method.Task, p_w: Sequence[float], config: Config, wanted: set[int]
+) -> method.JointSearch:
+    ratios = torch.tensor(p_w, dtype=torch.float64)
+    return method.joint_search(
+        bench.net, start, task, ratios, config.epochs, config.joint_lr, wanted.__contains__
+    )
+
+
+def _random_masks(kept: Parameters, seeds: Sequence[int]) -> Parameters:
+    """Random weight masks with each layer's own count of survivors (the kinder control)."""
+    out = {}
+    for name, mask in kept.items():
+        flat = mask.flatten(1)
+        rows = [
+            row[torch.randperm(len(row), generator=generator(s, name))]
+            for s, row in zip(seeds, flat, strict=True)
+        ]
+        out[name] = torch.stack(rows).view_as(mask)
+    return out
+
+
+def _grid(bench: Bench, config: Config, first: Parameters) -> list[dict[str, Any]]:
+    """Inherited joint tickets over grid_g x grid_w; one search serves every p_g, since pruning edges is a read-out."""
+    count, rows = config.grid_seeds, []
+    start = {name: value[:count] for name, value in first.items()}
+    for p_w in config.grid_w:
+        search = _search(bench, start, bench.task(1, count), [p_w] * count, config, {config.epochs})
+        parameters = search.snapshots[config.epochs]
+        kept = {name: m[-1].view_as(parameters[name]) for name, m in search.weight_masks.items()}
+        edges = {p: method.draw_edges(search.edges[-1], p, bench.seeds[:count]) for p in config.grid_g}
+        arms = {p: Arm(parameters, mask, kept) for p, mask in edges.items()}
+        for p_g, run in bench.train(arms, config.epochs):
+            rows += _rows(bench, run.at_best_validation(), p_g=p_g, p_w=p_w)
+    return rows
+
+
+def _median_ms(call: Any, repeats: int = 15) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return 1e3 * float(np.median(times))
+
+
+def _timing(
+    bench: Bench, config: Config, tickets: Mapping[float, Mapping[str, Tensor]], start: Parameters
+) -> list:
+    """Wall time of a training epoch and of inference, edges really removed; weights stay dense arrays."""
+    rows, task = [], bench.task(1, 1)
+    one = {name: value[:1] for name, value in start.items()}
+    for p in (0.0, *config.p_g):
+        kept = tickets[p]["GEB"][0] if p else torch.ones(bench.pattern.num_edges, dtype=torch.bool)
+        net = GCN(
+            bench.features,
+            Pattern(bench.graph.edges[:, kept], bench.graph.num_nodes),
+            bench.graph.num_classes,
+        )
+        ones = torch.ones(1, int(kept.sum()))
+        graph = net.graph(ones)
+        with torch.no_grad():
+            inference = _median_ms(lambda n=net, g=graph: n.logits(one, g, n.hidden(one, g)))
+        epoch = _median_ms(lambda n=net, w=ones: method.train_network(n, one, w, task, 5), 5) / 5
+        rows.append({"dataset": bench.name, "p_g": p, "train_epoch_ms": epoch, "inference_ms": inference})
+    return rows
+
+
+# --- the original Early-Bird tickets: channels of a convolutional net ---------------------------------------
+
+
+def channel_tickets(config: Config) -> list[dict[str, Any]]:
+    """Early-Bird tickets of the digits conv net, physically pruned and retrained, beside random channels."""
+    images = data.digits()
+    rows = []
+    for seed in range(config.seed, config.seed + config.channel_seeds):
+        order = torch.randperm(len(images.y), generator=generator(seed, "channel split"))
+        train_set, test_set = order[:1400], order[1400:]
+        detectors = {p: early_bird.EarlyBird() for p in config.channel_ratios}
+        emerged: dict[float, tuple[int, ConvNet]] = {}
+
+        def watch(epoch: int, net: ConvNet, detectors=detectors, emerged=emerged) -> None:
+            for p, detector in detectors.items():
+                keep = early_bird.channel_mask(net, p)
+                if detector.add(keep) and p not in emerged:
+                    emerged[p] = (epoch, remove_channels(net, keep))
+
+        torch.manual_seed(seed)
+        net = _train_conv(ConvNet(), images, train_set, config.channel_epochs, seed, slim=1e-4, watch=watch)
+        dense, dense_ms = _test_conv(net, images, test_set)
+        for p in config.channel_ratios:
+            keep = early_bird.channel_mask(net, p)
+            shuffled = keep[torch.randperm(len(keep), generator=generator(seed, "channels"))]
+            epoch, early = emerged.get(p, (np.nan, None))
+            smaller = {"late ticket": remove_channels(net, keep), "random": remove_channels(net, shuffled)}
+            if early is not None:
+                smaller["early-bird"] = early
+            masked = mask_channels(net, keep).eval()
+            with torch.no_grad():
+                gap = float((masked(images.x) - smaller["late ticket"].eval()(images.x)).abs().max())
+            for arm, small in smaller.items():
+                macs = conv_macs(small)
+                _train_conv(small, images, train_set, config.channel_epochs, seed)
+                accuracy, ms = _test_conv(small, images, test_set)
+                rows.append(
+                    {"p": p, "arm": arm, "seed": seed, "accuracy": accuracy, "dense": dense, "epoch": epoch}
+                    | {"macs": macs, "dense_macs": conv_macs(net), "gap": gap, "ms": ms, "dense_ms": dense_ms}
+                )
+    return rows
+
+
+def _train_conv(
+    net: ConvNet,
+    images: data.Images,
+    nodes: Tensor,
+    epochs: int,
+    seed: int,
+    slim: float = 0.0,
+    watch: Any = None,
+) -> ConvNet:
+    batch, per_epoch = 100, len(nodes) // 100
+    orders = [nodes[torch.randperm(len(nodes), generator=generator(seed, "order", e))] for e in range(epochs)]
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+
+    def loss(step: int) -> Tensor:
+        epoch, position = divmod(step, per_epoch)
+        chosen = orders[epoch][position * batch : (position + 1) * batch]
+        return F.cross_entropy(net(images.x[chosen]), images.y[chosen])
+
+    def after_step(step: int) -> None:
+        if watch is not None and (step + 1) % per_epoch == 0:
+            watch((step + 1) // per_epoch, net)
+
+    net.train()
+    before = (lambda _: early_bird.slim(net, slim)) if slim else None
+    train(loss, optimiser, epochs * per_epoch, before_step=before, after_step=after_step, label="conv net")
+    return net
+
+
+def _test_conv(net: ConvNet, images: data.Images, nodes: Tensor) -> tuple[float, float]:
+    """Test accuracy in percent and milliseconds for one pass over the test images."""
+    net.eval()
+    with torch.no_grad():
+        accuracy = 100 * (net(images.x[nodes]).argmax(1) == images.y[nodes]).float().mean().item()
+        return accuracy, _median_ms(lambda: net(images.x[nodes]), 7)
+
+
+# --- growth --------------------------------------------------------------------------------------------------
+
+
+def growth(config: Config) -> list[dict[str, Any]]:
+    """Time and peak memory of one epoch of graph training on generated graphs; a dense form's memory beside it."""
+    rows = []
+    for edges in config.growth_edges:
+        nodes, g = edges // 5, generator(config.seed, "growth", edges)
+        pairs = torch.randint(nodes, (2, int(1.02 * edges) + 100), generator=g).sort(0).values
+        pairs = torch.unique(pairs[:, pairs[0] < pairs[1]], dim=1)
+        pairs = pairs[:, torch.randperm(pairs.shape[1], generator=g)[:edges]]
+        net = GCN(Features(torch.randn(nodes, 16, generator=g)), Pattern(pairs, nodes), 4)
+        y, ids = torch.randint(4, (1, nodes), generator=g), torch.arange(nodes)[None]
+        task = method.Task(y, ids, ids, ids, [config.seed])
+        start = net.init([g])
+        epoch = lambda n=net, s=start, t=task: method.train_graph(n, s, t, 1, 1e-3)  # noqa: E731
+        ms, peak = _median_ms(epoch, 3), _peak_bytes(epoch)
+        rows.append(
+            {"edges": pairs.shape[1], "nodes": nodes, "epoch_ms": ms, "peak_mb": peak / 1e6}
+            | {"dense_mb": 2 * 4 * nodes**2 / 1e6}  # two float32 copies and nothing else
+        )
+    return rows
+
+
+def _peak_bytes(call: Any) -> int:
+    """Largest sum of tensor bytes alive during the call, beyond those alive before it."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    alive, peak = 0, 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            peak = max(peak, alive)
+    return peak
+
+
+# --- the whole, its summary and its claims -------------------------------------------------------------------
+
+
+def contrast(table: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any]) -> Interval:
+    """Paired difference of accuracy, arm a minus arm b, in points: rows are matched by seed."""
+
+    def pick(labels: Mapping[str, Any]) -> pd.Series:
+        rows = table[np.logical_and.reduce([table[name] == value for name, value in labels.items()])]
+        return rows.set_index("seed")["accuracy"]
+
+    return interval((pick(a) - pick(b)).dropna().sort_index().tolist())
+
+
+def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[tuple[Claim, Interval]]:
+    """Every measured claim with the evidence for it. Rules are fixed here, before any run."""
+    edges, joint, draw, convs = (tables[name] for name in ("edges", "joint", "draw", "convs"))
+    cells = published("gebt")
+
+    def claim(id: str, text: str, rule: Any, unit: str = "points", source: str = "GEBT section 4") -> Claim:
+        return Claim(id, text, "measured", unit, rule, None, source, True)
+
+    ours = "this workbench; not in the paper"
+    for dataset in config.datasets:
+        full = {"dataset": dataset, "arm": "full", "start": "fresh"}
+        for p in config.p_g:
+            at, percent = {"dataset": dataset, "p_g": p, "start": "fresh"}, f"{100 * p:.0f}"
+            name = f"gebt.{dataset}.edges{percent}"
+            geb, random = at | {"arm": "GEB"}, at | {"arm": "random"}
+            text = f"GEB ticket at p_g = {percent} % on {dataset}"
+            yield (
+                claim(
+                    f"{name}.keeps_accuracy",
+                    f"{text} loses at most {MARGIN:g} point against the full graph",
+                    not_worse(MARGIN),
+                ),
+                contrast(edges, geb, full),
+            )
+            yield (
+                claim(f"{name}.beats_random", f"{text} beats a random mask of its size", above()),
+                contrast(edges, geb, random),
+            )
+            yield (
+                claim(f"{name}.beats_reversed", f"{text} beats its reverse (largest edges pruned)", above()),
+                contrast(edges, geb, at | {"arm": "reversed"}),
+            )
+            yield (
+                claim(f"{name}.admm_helps", f"{text} is better drawn with the ADMM regulariser", above()),
+                contrast(edges, at | {"arm": "GEB + ADMM"}, geb),
+            )
+            yield (
+                claim(
+                    f"{name}.ours_beats_random",
+                    f"Our variant's mask at p_g = {percent} % on {dataset} beats a random one",
+                    above(),
+                    source=ours,
+                ),
+                contrast(edges, at | {"arm": "ours"}, random),
+            )
+            drawn = {"dataset": dataset, "ticket": "geb", "p_g": p}
+            early = max(e for e in config.draw_epochs if e <= max(10, config.draw_epochs[0]))
+            yield (
+                claim(
+                    f"{name}.early",
+                    f"{text} drawn at epoch {early} is at most {MARGIN:g} point worse than the last one",
+                    not_worse(MARGIN),
+                ),
+                contrast(draw, drawn | {"epoch": early}, drawn | {"epoch": config.draw_epochs[-1]}),
+            )
+            for conv in CONVS:
+                rows = {"dataset": dataset, "conv": conv}
+                yield (
+                    claim(
+                        f"{name}.{conv}.keeps_accuracy",
+                        f"{conv.upper()} retrained on the GEB ticket at p_g = {percent} % of {dataset} loses at most {MARGIN:g} point",
+                        not_worse(MARGIN),
+                    ),
+                    contrast(convs, rows | {"arm": "GEB", "p_g": p}, rows | {"arm": "full"}),
+                )
+        for p_g, p_w in config.pairs:
+            at = {"dataset": dataset, "p_g": p_g, "p_w": p_w}
+            name = f"gebt.{dataset}.joint{100 * p_g:.0f}x{100 * p_w:.0f}"
+            text = f"joint ticket ({100 * p_g:.0f} %, {100 * p_w:.0f} %) on {dataset}"
+            ticket = at | {"arm": "ticket", "start": "rewind"}
+            yield (
+                claim(
+                    f"{name}.keeps_accuracy",
+                    f"Inherited {text} loses at most {MARGIN:g} point against dense, trained as long",
+                    not_worse(MARGIN),
+                ),
+                contrast(
+                    joint,
+                    at | {"arm": "ticket", "start": "inherited"},
+                    {"dataset": dataset, "arm": "dense", "start": "inherited"},
+                ),
+            )
+            for arm, what in (
+                ("random weights", "its weight mask beats a random one on the same edges"),
+                ("random edges", "its edge mask beats a random one under the same weights"),
+                ("both random", "it beats a random pair of masks"),
+            ):
+                yield (
+                    claim(f"{name}.beats_{arm.replace(' ', '_')}", f"Rewound {text}: {what}", above()),
+                    contrast(joint, ticket, at | {"arm": arm, "start": "rewind"}),
+                )
+        emergence = tables["emergence"]
+        emergence = emergence[emergence["dataset"] == dataset]
+        for ticket, eta in (("geb", config.eta), ("joint", config.eta)):
+            bounds = [f"gebt.emergence.{dataset}.{ticket}_{end}" for end in ("first", "last")]
+            printed = bounds[0] in cells.index
+            low, high = cells["value"][bounds].tolist() if printed else (1.0, config.epochs / 4)
+            where = "inside the published range" if printed else "within the first quarter"
+            rows = emergence[(emergence["ticket"] == ticket) & (emergence["rule"] == "code")]
+            for (p_g, p_w), group in rows.groupby(["p_g", "p_w"], dropna=False):
+                if ticket == "geb" and p_g not in config.p_g:
+                    continue
+                suffix = f"{ticket}{100 * p_g:.0f}" + (f"x{100 * p_w:.0f}" if ticket == "joint" else "")
+                found = group["epoch"].tolist()
+                text = f"{ticket.upper() if ticket == 'geb' else 'Joint'} ticket {suffix.removeprefix(ticket)} of {dataset} emerges {where} ({low:g}-{high:g}), code's rule below {eta:g}"
+                finite = np.isfinite(found).sum() >= 2
+                mean = interval(found) if finite else Interval(np.nan, np.nan, np.nan, tuple(found))
+                yield (
+                    claim(
+                        f"gebt.emergence.{dataset}.{suffix}",
+                        text,
+                        inside(low, high),
+                        "epoch",
+                        "GEBT figures 2 and 4",
+                    ),
+                    mean,
+                )
+    channels = tables["channels"]
+    for p in config.channel_ratios:
+        rows, name = channels[channels["p"] == p], f"gebt.channels{100 * p:.0f}"
+        late = rows[rows["arm"] == "late ticket"].set_index("seed")
+        early = rows[rows["arm"] == "early-bird"].set_index("seed")
+        random = rows[rows["arm"] == "random"].set_index("seed")
+        source = "You et al., Early-Bird tickets, ICLR 2020"
+        text = f"Early-Bird channel ticket at {100 * p:.0f} % on digits"
+        if len(early) >= 2:
+            yield (
+                claim(
+                    f"{name}.keeps_accuracy",
+                    f"{text} loses at most {MARGIN:g} point against the dense net",
+                    not_worse(MARGIN),
+                    source=source,
+                ),
+                interval((early["accuracy"] - early["dense"]).tolist()),
+            )
+            yield (
+                claim(f"{name}.beats_random", f"{text} beats random channels", above(), source=source),
+                interval((early["accuracy"] - random["accuracy"]).dropna().tolist()),
+            )
+        yield (
+            claim(
+                f"{name}.emergence",
+                f"{text} emerges within the first quarter of training",
+                inside(1, config.channel_epochs / 4),
+                "epoch",
+                source,
+            ),
+            interval(late["epoch"].tolist())
+            if late["epoch"].notna().sum() >= 2
+            else Interval(np.nan, np.nan, np.nan, tuple(late["epoch"])),
+        )
+
+
+def _analytic_rows(scale: str) -> list[dict[str, Any]]:
+    claims = claims_from(published("gebt"), "analytic", equals())
+    rows = [claims[cell.id].row(cell.macs, scale) for cell in cost.table2().itertuples()]
+    savings = cost.saving_against_sgcn()
+    for key, claim in claims.items():
+        if "saving" in key:
+            kind, ticket = key.split(".")[1], key.split(".")[2].split("_")[0]
+            reachable = savings.loc[savings["ticket"] == ticket, kind]
+            nearest = reachable.iloc[(reachable - claim.published).abs().argmin()]
+            rows.append(claim.row(float(nearest), scale))
+    return rows
+
+
+def run(config: Config) -> Result:
+    """Run everything the notebook shows; graphs in parallel processes where there are several."""
+    jobs = [delayed(_one_dataset)(name, config) for name in config.datasets]
+    parts = Parallel(n_jobs=min(2, len(jobs)))(jobs)
+    names = [name for name in parts[0] if name not in ("pairwise", "hash")]
+    tables = {name: pd.DataFrame([row for part in parts for row in part[name]]) for name in names}
+    tables["emergence"] = tables["emergence"].assign(p_w=lambda t: t["p_w"].fillna(0.0))
+    tables["channels"] = pd.DataFrame(channel_tickets(config))
+    tables["growth"] = pd.DataFrame(growth(config))
+    tables["table2"], tables["savings"] = cost.table2(), cost.saving_against_sgcn()
+    found = list(_contrasts(tables, config))
+    rows = [claim.row(evidence, config.scale) for claim, evidence in found] + _analytic_rows(config.scale)
+    tables["summary"] = pd.DataFrame(
+        [
+            {
+                "quantity": c.id,
+                "mean": e.mean,
+                "low": e.low,
+                "high": e.high,
+                "n": len(e.samples),
+                "unit": c.unit,
+            }
+            for c, e in found
+        ]
+    )
+    extra = {"pairwise": {part["edges"][0]["dataset"]: part["pairwise"] for part in parts}}
+    hashes = "+".join(part["hash"] for part in parts)
+    return Result(tables, rows, config.record("gebt"), hashes, extra)
+
+
+def _one_dataset(name: str, config: Config) -> dict[str, Any]:
+    """All of one graph; a function of its own so that graphs can run in processes of their own."""
+    torch.set_num_threads(1)  # sums keep their order: the same figures on one and on many cores
+    bench = Bench(name, config.seed_list)
+    edges, joint = edge_tickets(bench, config), joint_tickets(bench, config)
+    merged = {key: edges.get(key, []) + joint.get(key, []) for key in {**edges, **joint} if key != "pairwise"}
+    return merged | {"pairwise": edges["pairwise"], "hash": bench.graph.hash}
