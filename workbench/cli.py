@@ -132,9 +132,7 @@ def sweep(
 
 @app.command()
 def claims(
-    scale: Annotated[
-        str | None, typer.Option(help="Default: full, and quick where there is no full.")
-    ] = None,
+    scale: Annotated[str | None, typer.Option(help="Default: full, and quick where there is no full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Show the ledger: what each paper claims, what we found, and of which kind the evidence is."""
@@ -153,9 +151,7 @@ def claims(
         ours = _number(row["value"])
         if row["low"] is not None:
             ours += f" [{_number(row['low'])}, {_number(row['high'])}], n = {row['n']}"
-        texts = {
-            name: str(row[name] or "") for name in ("paper", "claim", "kind", "unit", "verdict", "scale")
-        }
+        texts = {name: str(row[name] or "") for name in ("paper", "claim", "kind", "unit", "verdict", "scale")}
         cells = texts | {"published": published, "ours": ours}
         table.add_row(*(cells[column.header] for column in table.columns))
     runner.console.print(table)
@@ -166,9 +162,7 @@ def _number(value: Any) -> str:
 
 
 @app.command()
-def export(
-    paper: Papers = None, out: Annotated[Path, typer.Option(help="A folder.")] = Path("export")
-) -> None:
+def export(paper: Papers = None, out: Annotated[Path, typer.Option(help="A folder.")] = Path("export")) -> None:
     """Write each notebook as one HTML file whose sliders work offline."""
     runner.export(paper or [], out)
 

@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import tarfile
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pooch
 import torch
 from torch import Tensor
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, cannot_write, write_atomic
 
 CACHE = pooch.os_cache("efficient-dl-workbench")
 """Downloads and parsed graphs go here; the folder may be deleted at any time."""
@@ -133,28 +132,6 @@ class Graph:
     def num_classes(self) -> int:
         """The number of labels, which run from 0."""
         return int(self.y.max()) + 1
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` whole or not at all; folders are made as needed.
-
-    Raises WorkbenchError where that cannot be done (disk full, no permission): what was there before stays.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):  # after success it is gone
-            temporary.unlink()
-
-
-def _cannot_write(path: Path, error: OSError) -> WorkbenchError:
-    reason = error.strerror or error
-    return WorkbenchError(f"cannot write {path}: {reason}: make room there, or check its permissions")
 
 
 def digits() -> Images:
@@ -320,7 +297,7 @@ def _download(name: str, url: str, file: str, known_hash: str, folder: Path) -> 
     except ValueError:
         reason = "wrong hash (did a log-in page answer?), so nothing was kept"
     except OSError as error:
-        raise _cannot_write(folder / file, error) from error
+        raise cannot_write(folder / file, error) from error
     raise WorkbenchError(
         f"cannot download {url}/{file}: {reason}: connect and try again, "
         f"or put the unpacked files into DIR/{FOLDERS[name]} and set WORKBENCH_DATA=DIR"

@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from workbench import ROOT, WorkbenchError
-from workbench.data import write_atomic
+from workbench import ROOT, WorkbenchError, write_atomic
 
 KEYS = (
     "id", "paper", "claim", "kind", "published", "value", "low", "high", "n", "unit",

@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from workbench import WorkbenchError, __version__
-from workbench.data import write_atomic
+from workbench import WorkbenchError, __version__, write_atomic
 from workbench.evidence import Result, output_folder, read_rows
 
 # Okabe and Ito's palette: distinct for readers with any common colour blindness.
@@ -95,7 +94,8 @@ def save(
     text = json.dumps(meta, sort_keys=True, default=list)
     folder = output_folder() / result.parameters["paper"]
     folder.mkdir(parents=True, exist_ok=True)
-    csv = f"# {text}\n{table.to_csv(index=False, float_format='%.7g', lineterminator='\n')}"
+    body = table.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+    csv = f"# {text}\n{body}"
     with mpl.rc_context(STYLE):
         pictures = {
             "svg": {"Description": text, "Title": name, "Creator": None, "Date": None},
@@ -136,9 +136,7 @@ def _compare_columns(name: str, committed: pd.DataFrame, fresh: pd.DataFrame, me
             apart = (old.astype(str) != new.astype(str)).to_numpy()
         else:
             a, b = old.to_numpy(float), new.to_numpy(float)
-            slack = (
-                committed[allowed].to_numpy(float) if isinstance(allowed, str) else np.full(len(a), allowed)
-            )
+            slack = committed[allowed].to_numpy(float) if isinstance(allowed, str) else np.full(len(a), allowed)
             slack = np.nan_to_num(slack) + 1e-6 * np.abs(a)  # seven digits are stored
             apart = ~((np.abs(a - b) <= slack) | (np.isnan(a) & np.isnan(b)))
         if apart.any():
@@ -156,9 +154,7 @@ def _compare_rows(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     exact = old["low"] is None
     fixed += ["verdict"] * exact
     differences = [
-        f"ledger {old['id']}: {key} was {old[key]!r}, is {new[key]!r}"
-        for key in fixed
-        if old[key] != new[key]
+        f"ledger {old['id']}: {key} was {old[key]!r}, is {new[key]!r}" for key in fixed if old[key] != new[key]
     ]
     a, b = old["value"], new["value"]
     if (a is None) != (b is None):
@@ -178,9 +174,7 @@ def compare(committed: Path, fresh: Path, papers: list[str]) -> list[str]:
         for name in sorted(names):
             old, new = committed / paper / name, fresh / paper / name
             if not (old.exists() and new.exists()):
-                differences.append(
-                    f"{paper}/{name}: only in the {'committed' if old.exists() else 'fresh'} figures"
-                )
+                differences.append(f"{paper}/{name}: only in the {'committed' if old.exists() else 'fresh'} figures")
                 continue
             (before, meta), (after, fresh_meta) = load(old), load(new)
             for key in ("parameters", "data", "tolerance"):
@@ -195,7 +189,5 @@ def compare(committed: Path, fresh: Path, papers: list[str]) -> list[str]:
             if key in old_rows and key in new_rows:
                 differences += _compare_rows(old_rows[key], new_rows[key])
             else:
-                differences.append(
-                    f"ledger {key}: only in the {'committed' if key in old_rows else 'fresh'} ledger"
-                )
+                differences.append(f"ledger {key}: only in the {'committed' if key in old_rows else 'fresh'} ledger")
     return differences

@@ -14,7 +14,7 @@ import copy
 import math
 import warnings
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,21 +67,19 @@ class Pattern:
     def multiply(self, entries: Tensor, h: Tensor) -> Tensor:
         """``out[k, i] = sum_j entries[k, ij] h[k, j]`` as one block-diagonal sparse product."""
         K, N, width = h.shape
-        matrix = torch.sparse_csr_tensor(
-            *self.blocks(K), entries.flatten(), (K * N, K * N), check_invariants=False
-        )
+        matrix = torch.sparse_csr_tensor(*self.blocks(K), entries.flatten(), (K * N, K * N), check_invariants=False)
         return (matrix @ h.reshape(K * N, width)).view(K, N, width)
 
 
 class _Propagate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, entries: Tensor, h: Tensor, pattern: Pattern) -> Tensor:
+    def forward(ctx: Any, entries: Tensor, h: Tensor, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(entries, h)
         ctx.pattern = pattern
         return pattern.multiply(entries, h)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         entries, h = ctx.saved_tensors
         pattern, to_entries, to_h = ctx.pattern, None, None
         if ctx.needs_input_grad[0]:  # only entries of the pattern can move: no N x N gradient
@@ -113,13 +111,13 @@ class Features:
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weights: Tensor, features: Features) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, features: Features) -> Tensor:
         ctx.features, (K, inputs, width) = features, weights.shape
         flat = weights.transpose(0, 1).reshape(inputs, K * width)
         return (features.x @ flat).view(-1, K, width).transpose(0, 1).contiguous()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         K, nodes, width = grad.shape
         flat = grad.transpose(0, 1).reshape(nodes, K * width)
         return (ctx.features.transposed @ flat).view(-1, K, width).transpose(0, 1).contiguous(), None

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from workbench import ROOT, WorkbenchError, papers
+from workbench import ROOT, WorkbenchError, papers, write_atomic
 
 SCALES = ("quick", "full", "paper")
 START = "start_here"
@@ -73,9 +73,7 @@ def _job(key: str, scale: str, out: Path, parameters: dict[str, Any] | None = No
         raise WorkbenchError(f"{key} is not built yet: there is no notebooks/{notebook.name}")
     names = parameter_names(notebook)
     if unknown := [name for name in parameters if name not in names]:
-        raise WorkbenchError(
-            f"{notebook.name} has no parameter {unknown[0]!r}: choose among {', '.join(names)}"
-        )
+        raise WorkbenchError(f"{notebook.name} has no parameter {unknown[0]!r}: choose among {', '.join(names)}")
     if "scale" in names:  # start_here need not have it
         parameters = {"scale": scale, **parameters}
     return Job(key, notebook, out, parameters, host)
@@ -345,7 +343,6 @@ def _compare(committed: Path, fresh: Path, keys: list[str]) -> None:
 
 def export(keys: Sequence[str], out: Path) -> None:
     """Run notebooks at quick scale; write each as <out>/<notebook>.html, which needs no kernel and no net."""
-    from workbench.data import write_atomic
 
     def finished(job: Job) -> None:
         path = out / f"{job.notebook.stem}.html"
@@ -394,7 +391,7 @@ def sweep_job(key: str, scale: str, parameters: dict[str, Any], source: str) -> 
         raise WorkbenchError("this worker's checkout is not the same as the sender's")
     torch.set_num_threads(1)
     experiment = papers.experiment(key)
-    result = experiment.run(experiment.Config.at(scale, **parameters), progress=False)
+    result = experiment.run(experiment.Config.at(scale, **parameters))
     table = result.tables["summary"].rename(columns={name: f"{name}_result" for name in parameters})
     for position, (name, value) in enumerate(parameters.items()):
         table.insert(position, name, [value] * len(table))
@@ -415,7 +412,6 @@ def sweep(
     as it is there: the same sweep again runs what is missing. Raises WorkbenchError where jobs failed; the
     table then has the others.
     """
-    from workbench.data import write_atomic
 
     config, source = papers.experiment(key).Config, source_hash(key)
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -450,8 +446,6 @@ def _run_jobs(
 ) -> int:
     """Run the jobs on dask, write each one's table to its path when it is there, return how many failed."""
     from distributed import Client, as_completed
-
-    from workbench.data import write_atomic
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is dask's to replace
     local = {"n_workers": min(parallel, len(jobs)), "threads_per_worker": 1, "processes": True}

@@ -88,9 +88,7 @@ def train(
             losses = loss(step)
             if not losses.isfinite().all():
                 broken = (~losses.isfinite()).nonzero().flatten().tolist()
-                raise FloatingPointError(
-                    f"{label}: the loss of model(s) {broken} is not finite at step {step}"
-                )
+                raise FloatingPointError(f"{label}: the loss of model(s) {broken} is not finite at step {step}")
             losses.sum().backward()
             if before_step is not None:
                 before_step(step)

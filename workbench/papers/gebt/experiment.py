@@ -5,7 +5,6 @@ Tables are tidy, one row a seed; accuracies in percent. All arms of a seed share
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,28 +59,29 @@ class Config(papers.Config):
     """Parameters of the GEBT experiment.
 
     ``epochs`` of every training and search; ``graph_lr`` of the edges; ``p_g`` edge ratios; ``draw_epochs`` at
-    which tickets are drawn; ``pairs`` (p_g, p_w) of joint tickets with all controls; ``grid_g`` x ``grid_w``
+    which tickets are drawn; ``conv_p_g`` those retrained with every layer; ``pairs`` (p_g, p_w) of joint tickets with all controls; ``grid_g`` x ``grid_w``
     joint tickets without; ``eta`` and ``fifo`` of the detectors; ``rho`` of the ADMM regulariser;
     ``channel_*`` the convolutional net; ``growth_edges`` sizes of the generated graphs.
     """
 
     datasets: tuple[str, ...] = ("digits",)
-    epochs: int = 40
+    epochs: int = 30
     graph_lr: float = 1e-2
     joint_lr: float = 1e-3
     p_g: tuple[float, ...] = (0.2, 0.6)
-    draw_epochs: tuple[int, ...] = (1, 5, 10, 40)
+    draw_epochs: tuple[int, ...] = (1, 5, 10, 30)
     pairs: tuple[tuple[float, float], ...] = ((0.2, 0.8),)
     grid_g: tuple[float, ...] = (0.0, 0.4, 0.8)
     grid_w: tuple[float, ...] = (0.0, 0.5, 0.9)
     grid_seeds: int = 3
-    conv_seeds: int = 3
+    conv_seeds: int = 2
+    conv_p_g: tuple[float, ...] = (0.6,)
     eta: float = 0.1
     joint_eta: float = 0.02
     fifo: int = 3
     rho: float = 1e-3
-    channel_ratios: tuple[float, ...] = (0.3, 0.7)
-    channel_epochs: int = 12
+    channel_ratios: tuple[float, ...] = (0.5,)
+    channel_epochs: int = 10
     channel_seeds: int = 2
     growth_edges: tuple[int, ...] = (10_000, 30_000, 100_000)
 
@@ -99,6 +99,7 @@ class Config(papers.Config):
             "grid_w": (0.0, 0.5, 0.7, 0.8, 0.9),
             "grid_seeds": 10,
             "conv_seeds": 10,
+            "conv_p_g": (0.2, 0.6),
             "channel_ratios": (0.3, 0.5, 0.7),
             "channel_epochs": 40,
             "channel_seeds": 5,
@@ -115,6 +116,7 @@ class Config(papers.Config):
         self.require("pairs", all(0 <= p < 1 for pair in self.pairs for p in pair), "hold ratios in [0, 1)")
         self.require("epochs", self.epochs > self.fifo + 1, "exceed fifo + 1, or no detector can fire")
         self.require("fifo", self.fifo >= 1, "be at least 1")
+        self.require("conv_p_g", set(self.conv_p_g) <= set(self.p_g), f"be among p_g {self.p_g}")
         epochs = all(1 <= e <= self.epochs for e in self.draw_epochs)
         self.require("draw_epochs", epochs, f"lie in 1..epochs ({self.epochs})")
         known = {"digits", "cora", "citeseer"}
@@ -157,17 +159,13 @@ class Bench:
     def task(self, copies: int = 1, count: int | None = None) -> method.Task:
         """The task of the first ``count`` seeds, repeated for ``copies`` arms."""
         g, count = self.graph, count or len(self.seeds)
-        rows = [
-            part.expand(len(self.seeds), -1)[:count].repeat(copies, 1) for part in (g.train, g.val, g.test)
-        ]
+        rows = [part.expand(len(self.seeds), -1)[:count].repeat(copies, 1) for part in (g.train, g.val, g.test)]
         labels = g.y.expand(copies * count, -1)
         return method.Task(labels, *rows, seeds=self.seeds[:count] * copies)
 
     def random_edges(self, p: float) -> Tensor:
         """A uniformly random edge mask of each seed."""
-        noise = [
-            torch.rand(self.pattern.num_edges, generator=generator(s, "random edges")) for s in self.seeds
-        ]
+        noise = [torch.rand(self.pattern.num_edges, generator=generator(s, "random edges")) for s in self.seeds]
         return method.draw_edges(torch.stack(noise), p, self.seeds)
 
     def oracle_edges(self, p: float) -> Tensor:
@@ -176,9 +174,7 @@ class Bench:
         same = (self.graph.y[i] == self.graph.y[j]).float()
         return method.draw_edges(same.expand(len(self.seeds), -1), p, self.seeds)
 
-    def train(
-        self, arms: Mapping[Any, Arm], epochs: int, conv: str = "gcn"
-    ) -> Iterator[tuple[Any, method.Training]]:
+    def train(self, arms: Mapping[Any, Arm], epochs: int, conv: str = "gcn") -> Iterator[tuple[Any, method.Training]]:
         """Train all arms, as many side by side as fit the cache; yields each arm's name and training."""
         net = self.network(conv)
         for masked in (False, True):
@@ -299,9 +295,7 @@ def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
         accuracy += _rows(bench, run.at_best_validation(), arm=arm, start=start, p_g=p)
 
     draws = []
-    by_epoch = {
-        (p, e): Arm(fresh, draw(plain.trajectory[e - 1], p)) for p in config.p_g for e in config.draw_epochs
-    }
+    by_epoch = {(p, e): Arm(fresh, draw(plain.trajectory[e - 1], p)) for p in config.p_g for e in config.draw_epochs}
     for (p, e), run in bench.train(by_epoch, config.epochs):
         labels = {"ticket": "geb", "start": "fresh", "p_g": p, "p_w": 0.0, "epoch": e}
         draws += _rows(bench, run.at_best_validation(), **labels)
@@ -310,7 +304,7 @@ def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
     for conv in CONVS:
         start = {name: value[: config.conv_seeds] for name, value in bench.start("fresh", conv).items()}
         arms = {("full", 0.0): Arm(start, bench.ones[: config.conv_seeds])}
-        for p in config.p_g:
+        for p in config.conv_p_g:
             arms |= {(arm, p): Arm(start, tickets[p][arm][: config.conv_seeds]) for arm in ("GEB", "random")}
         for (arm, p), run in bench.train(arms, config.epochs, conv):
             convs += _rows(bench, run.at_best_validation(), conv=conv, arm=arm, p_g=p)
@@ -323,17 +317,14 @@ def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
         "emergence": emergence,
         "admm": admm,
         "untouched": [
-            {"dataset": bench.name, "seed": s, "share": 100 * u}
-            for s, u in zip(bench.seeds, untouched, strict=True)
+            {"dataset": bench.name, "seed": s, "share": 100 * u} for s, u in zip(bench.seeds, untouched, strict=True)
         ],
         "pairwise": {p: d[0] for p, d in pairwise.items()},
         "timing": _timing(bench, config, tickets, fresh),
     }
 
 
-def _joint_distance(
-    weight_masks: Mapping[str, Tensor], fifo: int, rule: early_bird.Rule
-) -> tuple[Tensor, Tensor]:
+def _joint_distance(weight_masks: Mapping[str, Tensor], fifo: int, rule: early_bird.Rule) -> tuple[Tensor, Tensor]:
     """Weight distance of a joint ticket, summed over layers: raw fraction of all weights, and normalised."""
     watched, sizes = [], []
     for masks in weight_masks.values():  # [T, K, n]
@@ -369,9 +360,7 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
             d_g = early_bird.detector_distance(graph_distance, config.fifo, rule)
             raw_w, d_w = _joint_distance(search.weight_masks, config.fifo, rule)
             total = early_bird.normalise_by_first(d_g, config.fifo) + d_w
-            watched[rule] = (
-                total / 2 if rule == "code" else total
-            )  # the code takes the mean, the paper the sum
+            watched[rule] = total / 2 if rule == "code" else total  # the code takes the mean, the paper the sum
             if rule == "code":
                 watched["raw"] = torch.maximum(d_g, raw_w)
                 lines += [
@@ -382,7 +371,9 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
         labels = {"ticket": "joint", "p_g": p_g, "p_w": p_w}
         emergence += _emergence_rows(bench, watched, eta, after=5, **labels)
 
-        def ticket(epoch: int, search=search, masks=masks, p_g=p_g) -> tuple[Parameters, Tensor, Parameters]:
+        def ticket(
+            epoch: int, search: method.JointSearch = search, masks: Parameters = masks, p_g: float = p_g
+        ) -> tuple[Parameters, Tensor, Parameters]:
             parameters = search.snapshots[epoch]
             kept = {name: m[:, epoch - 1].view_as(parameters[name]) for name, m in masks.items()}
             return parameters, method.draw_edges(search.edges[epoch - 1], p_g, seeds), kept
@@ -430,9 +421,7 @@ def _search(
     bench: Bench, start: Parameters, task: method.Task, p_w: Sequence[float], config: Config, wanted: set[int]
 ) -> method.JointSearch:
     ratios = torch.tensor(p_w, dtype=torch.float64)
-    return method.joint_search(
-        bench.net, start, task, ratios, config.epochs, config.joint_lr, wanted.__contains__
-    )
+    return method.joint_search(bench.net, start, task, ratios, config.epochs, config.joint_lr, wanted.__contains__)
 
 
 def _random_masks(kept: Parameters, seeds: Sequence[int]) -> Parameters:
@@ -440,10 +429,7 @@ def _random_masks(kept: Parameters, seeds: Sequence[int]) -> Parameters:
     out = {}
     for name, mask in kept.items():
         flat = mask.flatten(1)
-        rows = [
-            row[torch.randperm(len(row), generator=generator(s, name))]
-            for s, row in zip(seeds, flat, strict=True)
-        ]
+        rows = [row[torch.randperm(len(row), generator=generator(s, name))] for s, row in zip(seeds, flat, strict=True)]
         out[name] = torch.stack(rows).view_as(mask)
     return out
 
@@ -473,9 +459,7 @@ def _median_ms(call: Any, repeats: int = 15) -> float:
     return 1e3 * float(np.median(times))
 
 
-def _timing(
-    bench: Bench, config: Config, tickets: Mapping[float, Mapping[str, Tensor]], start: Parameters
-) -> list:
+def _timing(bench: Bench, config: Config, tickets: Mapping[float, Mapping[str, Tensor]], start: Parameters) -> list:
     """Wall time of a training epoch and of inference, edges really removed; weights stay dense arrays."""
     rows, task = [], bench.task(1, 1)
     one = {name: value[:1] for name, value in start.items()}
@@ -508,7 +492,7 @@ def channel_tickets(config: Config) -> list[dict[str, Any]]:
         detectors = {p: early_bird.EarlyBird() for p in config.channel_ratios}
         emerged: dict[float, tuple[int, ConvNet]] = {}
 
-        def watch(epoch: int, net: ConvNet, detectors=detectors, emerged=emerged) -> None:
+        def watch(epoch: int, net: ConvNet, detectors: dict = detectors, emerged: dict = emerged) -> None:
             for p, detector in detectors.items():
                 keep = early_bird.channel_mask(net, p)
                 if detector.add(keep) and p not in emerged:
@@ -678,7 +662,7 @@ def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[t
                 ),
                 contrast(draw, drawn | {"epoch": early}, drawn | {"epoch": config.draw_epochs[-1]}),
             )
-            for conv in CONVS:
+            for conv in CONVS if p in config.conv_p_g else ():
                 rows = {"dataset": dataset, "conv": conv}
                 yield (
                     claim(

@@ -18,7 +18,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from workbench.nets import GCN, GraphNet, Parameters
 from workbench.training import dropout_masks, generator, train
@@ -207,9 +206,7 @@ def train_graph(
     """Train the edge weights from 1 under frozen network weights (GEBT, section 3.2)."""
     K, E = len(task.seeds), net.pattern.num_edges
     weights = torch.ones(K, E, requires_grad=True)
-    run = GraphTraining(
-        torch.empty(epochs, K, E), torch.zeros(K, E, dtype=torch.bool), torch.zeros(epochs, K)
-    )
+    run = GraphTraining(torch.empty(epochs, K, E), torch.zeros(K, E, dtype=torch.bool), torch.zeros(epochs, K))
     projected = net.features.project(parameters["1.weight"])  # frozen: the same in every epoch
     if admm is not None:
         admm.start(weights, net.pattern.num_nodes, task.seeds)
