@@ -69,14 +69,19 @@ def slim(network: nn.Module, strength: float) -> None:
             module.weight.grad.add_(strength * module.weight.detach().sign())
 
 
-def channel_mask(network: nn.Module, ratio: float) -> Tensor:
-    """Keep the channels with the largest \\|gamma\\| of all BatchNorm2d layers together: bool ``[channels]``.
+def channel_mask(network: nn.Module, ratio: float, relative: bool = False) -> Tensor:
+    """Keep the channels with the largest \|gamma\| of all BatchNorm2d layers together: bool ``[channels]``.
 
     Exactly ``int(ratio * channels)`` are dropped. Each layer's largest channel stays, or the network would be
     cut in two (the official code does cut it). Ties fall to the later channel, so a network whose scales are
     all equal has one definite mask; the official code keeps nothing there.
+
+    ``relative`` divides by the layer's mean first. That is ours: in a small net the last layer's scales grow
+    with the logits, and a global threshold then empties the layers before it.
     """
     layers = [m.weight.detach().abs() for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    if relative:
+        layers = [layer / layer.mean() for layer in layers]
     scales = torch.cat([layer.index_fill(0, layer.argmax(), torch.inf) for layer in layers])
     dropped = torch.argsort(scales, stable=True)[: int(ratio * len(scales))]
     return torch.ones(len(scales), dtype=torch.bool).index_fill_(0, dropped, False)

@@ -1,0 +1,136 @@
+"""Exercises: right answers written another way pass, known mistakes are named, and nothing ends in a traceback."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from workbench import early_bird
+from workbench.exercises import EXERCISES, WITH, WITHOUT, check
+from workbench.papers.gebt import method
+
+
+def answered(capsys, name, answer):
+    check(name, answer)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def normalise_in_loops(a):
+    n = len(a)
+    hat = [[float(a[i, j]) + (i == j) for j in range(n)] for i in range(n)]
+    degree = [sum(row) for row in hat]
+    return np.array([[hat[i][j] / (degree[i] * degree[j]) ** 0.5 for j in range(n)] for i in range(n)])
+
+
+def detector_epoch():
+    masks, changed = [torch.ones(16, dtype=torch.bool)], itertools.count()
+    for count in (6, 1, 1, 1, 0, 1, 0):
+        masks.append(masks[-1].clone())
+        masks[-1][[next(changed) for _ in range(count)]] = False
+    watched = early_bird.detector_distance(early_bird.pairwise_distance(torch.stack(masks)), fifo=3)
+    return early_bird.emergence(watched, eta=0.125)
+
+
+def draw_last_of_the_tied(weights, p):
+    order = sorted(range(len(weights)), key=lambda i: (float(weights[i]), -i))
+    return np.isin(np.arange(len(weights)), order[int(p * len(weights)) :])
+
+
+RIGHT = {
+    "start.paired": [np.mean(np.subtract(WITH, WITHOUT)), 0.5],
+    "early_bird.detector": [8, detector_epoch()],
+    "gebt.normalise": [normalise_in_loops],
+    "gebt.mask_distance": [
+        lambda a, b: sum(bool(x) != bool(y) for x, y in zip(a, b, strict=True)) / len(a),
+        lambda a, b: early_bird.pairwise_distance(torch.stack([a, b]))[0, 1],
+    ],
+    "gebt.draw": [draw_last_of_the_tied, lambda w, p: method.draw_edges(w[None], p, ties=[3])[0]],
+    "gebt.macs": [51.2, (0.9 * 2 * 4732 * 3703 + 0.1 * 3312 * 16 * (3703 + 6)) / 1e6],
+}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_right_answers_pass_however_they_are_written(name, capsys):
+    for answer in [EXERCISES[name].right, *RIGHT[name]]:
+        assert answered(capsys, name, answer) == f"right: {EXERCISES[name].praise}"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_each_known_mistake_is_named_by_its_own_hint(name, capsys):
+    exercise = EXERCISES[name]
+    assert len(exercise.mistakes) >= 2
+    for wrong, hint in exercise.mistakes:
+        assert answered(capsys, name, wrong) == f"not yet: {hint}"
+
+
+WRONG = [  # written here, without the exercises' own functions
+    ("start.paired", -0.5, "sign"),
+    ("start.paired", sum(WITH) - sum(WITHOUT), "sum"),
+    ("early_bird.detector", 6, "not below"),
+    ("early_bird.detector", 7, "off by one"),
+    ("gebt.normalise", lambda a: a / (a.sum(0) * a.sum(1)[:, None]).sqrt(), "identity"),
+    ("gebt.normalise", lambda a: np.diag(1 / a.sum(1).numpy()) @ a.numpy(), "D^-1 A"),
+    (
+        "gebt.normalise",
+        lambda a: (a + torch.eye(len(a))) / (a.sum(0) * a.sum(1)[:, None]).sqrt(),
+        "before the loops",
+    ),
+    ("gebt.mask_distance", lambda a, b: int((a ^ b).sum()), "count"),
+    ("gebt.mask_distance", lambda a, b: 1 - (a ^ b).float().mean(), "overlap"),
+    ("gebt.mask_distance", lambda a, b: (a.int() - b.int()).clamp(min=0).float().mean(), "came back"),
+    ("gebt.draw", lambda w, p: w > w.kthvalue(int(p * len(w))).values, "ties at 1|tie with it"),
+    ("gebt.draw", lambda w, p: ~torch.isin(torch.arange(len(w)), w.topk(int(p * len(w))).indices), "largest"),
+    ("gebt.macs", 231.6, "dense"),
+    ("gebt.macs", 180.4, "swapped"),
+    ("gebt.macs", 102.4, "one MAC"),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "hint"), WRONG)
+def test_a_readers_mistake_is_recognised(name, answer, hint, capsys):
+    said = answered(capsys, name, answer)
+    assert said.startswith("not yet: ")
+    assert any(each in said for each in hint.split("|"))
+
+
+def raises(*_):
+    raise IndexError("list index out of range")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "hint"),
+    [
+        ("gebt.macs", None, "no answer yet: how many"),
+        ("gebt.draw", ..., "no answer yet: write"),
+        ("gebt.macs", "many", "expected numbers, got str 'many'"),
+        ("gebt.macs", 1j, "real numbers"),
+        ("gebt.macs", [51.2, 51.2], "none of the usual mistakes"),
+        ("gebt.macs", 77.0, "none of the usual mistakes"),
+        ("gebt.macs", float("nan"), "none of the usual mistakes"),
+        ("gebt.macs", lambda: 51.2, "wants a number"),
+        ("gebt.draw", torch.ones(10), "wants a function"),
+        ("gebt.draw", raises, "stops with IndexError: list index"),
+        ("gebt.draw", lambda weights: weights, "stops with TypeError"),
+        ("gebt.draw", lambda w, p: None, "expected numbers, got NoneType"),
+        ("gebt.draw", lambda w, p: w, "should be bool"),
+        ("gebt.draw", lambda w, p: w[1:] > 1, r"the shape is [9], and should be [10]"),
+        ("gebt.normalise", lambda a: a.sum(), r"the shape is [], and should be [4, 4]"),
+        ("gebt.nosuch", 1, "there is no exercise 'gebt.nosuch'; there are: start.paired"),
+    ],
+)
+def test_what_is_no_answer_gets_a_sentence(name, answer, hint, capsys):
+    assert hint in answered(capsys, name, answer)
+
+
+def test_an_answer_that_works_in_place_spoils_nothing(capsys):
+    def in_place(a):
+        a += torch.eye(len(a))
+        scale = a.sum(1) ** -0.5
+        a *= scale
+        return a * scale[:, None]
+
+    for _ in range(2):
+        assert answered(capsys, "gebt.normalise", in_place).startswith("right")
