@@ -1,5 +1,7 @@
 """Detectors: what they measure, when they must fire, and above all when they must not."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -35,12 +37,12 @@ def test_pairwise_distance_equals_counting(shape):
     masks = torch.rand(shape, generator=generator("masks")) < 0.4
     found = pairwise_distance(masks)
     assert found.shape == (*shape[:-1], shape[-2])
-    for lead in torch.cartesian_prod(*map(torch.arange, shape[:-2])).view(-1, len(shape) - 2).tolist() or [[]]:
-        some = masks[tuple(lead)]
+    for lead in itertools.product(*map(range, shape[:-2])):
+        some = masks[lead]
         for a in range(shape[-2]):
             for b in range(shape[-2]):
                 differ = sum(x != y for x, y in zip(some[a].tolist(), some[b].tolist(), strict=True))
-                assert found[tuple(lead)][a, b].item() == pytest.approx(differ / shape[-1], abs=1e-6)
+                assert found[lead][a, b].item() == pytest.approx(differ / shape[-1], abs=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["code", "paper"])
@@ -128,10 +130,13 @@ def test_early_bird_compares_the_newest_with_each_older_one():
     assert bird.add(settled(17)) is True  # 8 and 16 are 9 and 1 away
     assert EarlyBird().masks.maxlen == 5
     assert EarlyBird().epsilon == 0.1
-    edge = EarlyBird(2, epsilon=0.1)
-    edge.add(settled(0))
-    assert edge.add(settled(10)) is True  # at most epsilon
-    assert edge.add(settled(21)) is False
+
+
+def test_a_mask_exactly_epsilon_away_is_still_within_epsilon():
+    bird = EarlyBird(2, epsilon=0.1)
+    bird.add(settled(0))
+    assert bird.add(settled(10)) is True  # 10 of 100
+    assert bird.add(settled(21)) is False
 
 
 def scales_of(net, *values):

@@ -114,7 +114,7 @@ def raises(*_):
         ("gebt.draw", torch.ones(10), "wants a function"),
         ("gebt.draw", raises, "stops with IndexError: list index"),
         ("gebt.draw", lambda weights: weights, "stops with TypeError"),
-        ("gebt.draw", lambda w, p: None, "expected numbers, got NoneType"),
+        ("gebt.draw", lambda w, p: None, "your function returns None"),
         ("gebt.draw", lambda w, p: w, "should be bool"),
         ("gebt.draw", lambda w, p: w[1:] > 1, r"the shape is [9], and should be [10]"),
         ("gebt.normalise", lambda a: a.sum(), r"the shape is [], and should be [4, 4]"),

@@ -86,6 +86,8 @@ def _same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 def _tensor(answer: Any) -> Tensor:
+    if answer is None:
+        raise ValueError("your function returns None: does it end in `return ...`?")
     if callable(answer):
         raise ValueError("this one wants a number, not a function")
     try:

@@ -33,6 +33,9 @@ SHAPES = {
     "pubmed": Shape(19717, 44338, 500, 3),
 }
 
+NONZEROS = {"cora": 49_216, "citeseer": 105_165}
+"""Non-zero features of all nodes together, counted in the publishers' files."""
+
 
 def inference_macs(shape: Shape, p_g: float = 0.0, p_w: float = 0.0, network: str = "gcn") -> float:
     """MACs of one pass as Table 2 counts them.
@@ -51,18 +54,27 @@ def inference_macs(shape: Shape, p_g: float = 0.0, p_w: float = 0.0, network: st
     }[network]
 
 
-def honest_macs(shape: Shape, nonzeros: int, p_g: float, p_w: float) -> dict[str, float]:
-    """MACs of the same pass with every term (both aggregations, self-loops), for three ways to compute it.
+COUNTERS = ("as Table 2 counts", "aggregate first", "transform first", "transform first, sparse features")
 
-    ``nonzeros`` is the number of non-zero features of all nodes together. The second layer transforms first.
+
+def gcn_macs(dataset: str, counter: str, p_g: float, p_w: float) -> dict[str, float]:
+    """MACs of one GCN pass split into ``{"aggregate": ..., "transform": ...}``, for one of `COUNTERS`.
+
+    The three honest counters include every term (both aggregations, self-loops; the second layer transforms
+    first) and differ in how the first layer is computed: (A X) W, A (X W), or A (X W) with sparse X.
     """
+    shape = SHAPES[dataset]
+    if counter == COUNTERS[0]:
+        return {
+            "aggregate": (1 - p_g) * 2 * shape.E * shape.F,
+            "transform": (1 - p_w) * shape.N * HIDDEN * (shape.F + shape.C),
+        }
     entries = (1 - p_g) * 2 * shape.E + shape.N
-    second = (1 - p_w) * shape.N * HIDDEN * shape.C + entries * shape.C
-    dense = (1 - p_w) * shape.N * shape.F * HIDDEN
+    width = shape.F if counter == "aggregate first" else HIDDEN
+    inputs = NONZEROS[dataset] if counter.endswith("sparse features") else shape.N * shape.F
     return {
-        "aggregate first": entries * shape.F + dense + second,
-        "transform first": dense + entries * HIDDEN + second,
-        "transform first, sparse features": (1 - p_w) * nonzeros * HIDDEN + entries * HIDDEN + second,
+        "aggregate": entries * (width + shape.C),
+        "transform": (1 - p_w) * (inputs * HIDDEN + shape.N * HIDDEN * shape.C),
     }
 
 

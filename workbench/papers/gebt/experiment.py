@@ -58,9 +58,10 @@ SIDE_BY_SIDE = 20
 class Config(papers.Config):
     """Parameters of the GEBT experiment.
 
-    ``epochs`` of every training and search; ``graph_lr`` of the edges; ``p_g`` edge ratios; ``draw_epochs`` at
-    which tickets are drawn; ``conv_p_g`` those retrained with every layer; ``pairs`` (p_g, p_w) of joint tickets with all controls; ``grid_g`` x ``grid_w``
-    joint tickets without; ``eta`` and ``fifo`` of the detectors; ``rho`` of the ADMM regulariser;
+    ``epochs`` of every training and search; ``graph_lr`` and ``joint_lr`` of the edges; ``p_g`` edge ratios;
+    ``draw_epochs`` at which tickets are drawn; ``conv_p_g`` the ratios retrained with every layer; ``pairs``
+    (p_g, p_w) of joint tickets with all controls; ``grid_g`` x ``grid_w`` joint tickets without; ``eta``,
+    ``joint_eta`` (raw fractions) and ``fifo`` of the detectors; ``rho`` of the ADMM regulariser;
     ``channel_*`` the convolutional net; ``growth_edges`` sizes of the generated graphs.
     """
 
@@ -116,7 +117,6 @@ class Config(papers.Config):
         self.require("pairs", all(0 <= p < 1 for pair in self.pairs for p in pair), "hold ratios in [0, 1)")
         self.require("epochs", self.epochs > self.fifo + 1, "exceed fifo + 1, or no detector can fire")
         self.require("fifo", self.fifo >= 1, "be at least 1")
-        self.require("conv_p_g", set(self.conv_p_g) <= set(self.p_g), f"be among p_g {self.p_g}")
         epochs = all(1 <= e <= self.epochs for e in self.draw_epochs)
         self.require("draw_epochs", epochs, f"lie in 1..epochs ({self.epochs})")
         known = {"digits", "cora", "citeseer"}
@@ -127,6 +127,12 @@ class Config(papers.Config):
         for name in ("grid_seeds", "conv_seeds"):
             self.require(name, 2 <= getattr(self, name) <= self.seeds, f"lie in 2..seeds ({self.seeds})")
         self.require("channel_seeds", self.channel_seeds >= 2, "be at least 2")
+
+
+    @property
+    def retrained(self) -> tuple[float, ...]:
+        """Those of ``conv_p_g`` that are among ``p_g``, else the largest of these."""
+        return tuple(p for p in self.conv_p_g if p in self.p_g) or (max(self.p_g),)
 
 
 @dataclass(frozen=True)
@@ -304,7 +310,7 @@ def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
     for conv in CONVS:
         start = {name: value[: config.conv_seeds] for name, value in bench.start("fresh", conv).items()}
         arms = {("full", 0.0): Arm(start, bench.ones[: config.conv_seeds])}
-        for p in config.conv_p_g:
+        for p in config.retrained:
             arms |= {(arm, p): Arm(start, tickets[p][arm][: config.conv_seeds]) for arm in ("GEB", "random")}
         for (arm, p), run in bench.train(arms, config.epochs, conv):
             convs += _rows(bench, run.at_best_validation(), conv=conv, arm=arm, p_g=p)
@@ -661,7 +667,7 @@ def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[t
                 ),
                 contrast(draw, drawn | {"epoch": early}, drawn | {"epoch": config.draw_epochs[-1]}),
             )
-            for conv in CONVS if p in config.conv_p_g else ():
+            for conv in CONVS if p in config.retrained else ():
                 rows = {"dataset": dataset, "conv": conv}
                 yield (
                     claim(
@@ -789,10 +795,7 @@ def run(config: Config) -> Result:
         ]
     )
     graphs = [_graph(name, config.seed_list) for name in config.datasets]
-    extra = {
-        "pairwise": {graph.name: part["pairwise"] for graph, part in zip(graphs, edges, strict=True)},
-        "nonzeros": {graph.name: int((graph.x != 0).sum()) for graph in graphs},
-    }
+    extra = {"pairwise": dict(zip(config.datasets, (part["pairwise"] for part in edges), strict=True))}
     return Result(tables, rows, config.record("gebt"), "+".join(graph.hash for graph in graphs), extra)
 
 

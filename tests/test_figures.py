@@ -1,0 +1,318 @@
+"""Figures: the same content is the same bytes, and verification sees what changed and nothing else."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from workbench import WorkbenchError, __version__, evidence, figures
+from workbench.evidence import Claim, Result, above, equals, interval
+
+ENDINGS = ("svg", "png", "csv")
+
+
+def result(**parameters):
+    return Result({}, [], {"paper": "toy", "scale": "quick", "seed": 5, **parameters}, "cafe01")
+
+
+def table(**columns):
+    return pd.DataFrame(
+        {
+            "arm": ["a", "b", "None"],
+            "accuracy": [80.0, 81.5, float("nan")],
+            "slack": [0.5, 0.5, 0.5],
+            "epochs": [1, 2, 3],
+            "ms": [3.1, 2.2, 1.0],
+            **columns,
+        }
+    )
+
+
+TOLERANCE = {"accuracy": "slack", "ms": None, "slack": 0.2}
+
+
+def draw():
+    drawn, axes = figures.figure(ncols=2)
+    axes[0].plot([1, 2, 3], [3, 1, 2], label="line")
+    axes[0].legend()
+    axes[1].imshow([[0.0, 1.0], [2.0, 3.0]])
+    axes[1].set_title("Accuracy, %")
+    return drawn
+
+
+def save_all(root, content=None, name="curve", tolerance=TOLERANCE, **parameters):
+    os.environ["WORKBENCH_OUT"] = str(root)  # restored by the fixture
+    figures.save(draw(), table() if content is None else content, name, result(**parameters), tolerance)
+    rows = [
+        Claim("toy.measured", "m", "measured", "points", above()).row(interval([1.0, 2.0, 3.0]), "quick"),
+        Claim("toy.exact", "e", "analytic", "MACs", equals(), 10.0).row(10.0, "quick"),
+    ]
+    evidence.merge_ledger(root / "ledger.json", rows, "toy")
+
+
+@pytest.fixture
+def trees(tmp_path, monkeypatch):
+    """A committed tree and a fresh copy of it."""
+    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
+    save_all(tmp_path / "committed")
+    shutil.copytree(tmp_path / "committed", tmp_path / "fresh")
+    return tmp_path / "committed", tmp_path / "fresh"
+
+
+def resave(fresh, **columns):
+    save_all(fresh, table(**columns))
+
+
+def differences(trees):
+    return figures.compare(*trees, ["toy"])
+
+
+# --- saving ------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_content_is_the_same_bytes_in_another_process_and_another_place(trees, tmp_path):
+    committed, _ = trees
+    again, elsewhere = tmp_path / "again", tmp_path / "elsewhere"
+    save_all(again)
+    code = f"import test_figures; from pathlib import Path; test_figures.save_all(Path({str(elsewhere)!r}))"
+    environment = os.environ | {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "PYTHONPATH": str(Path(__file__).parent)}
+    environment["SOURCE_DATE_EPOCH"] = "1000000000"  # another day
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    for ending in ENDINGS:
+        first = (committed / "toy" / f"curve.{ending}").read_bytes()
+        assert first == (again / "toy" / f"curve.{ending}").read_bytes(), ending
+        assert first == (elsewhere / "toy" / f"curve.{ending}").read_bytes(), ending
+
+
+def test_saving_a_figure_a_second_time_gives_the_same_bytes(tmp_path, monkeypatch):
+    drawn = draw()
+    found = []
+    for folder in ("one", "two"):
+        monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path / folder))
+        assert figures.save(drawn, table(), "curve", result()) is drawn
+        found.append([(tmp_path / folder / "toy" / f"curve.{e}").read_bytes() for e in ENDINGS])
+    assert found[0] == found[1]
+
+
+def test_files_hold_no_date_and_no_path_of_this_machine(trees):
+    import datetime
+
+    today = datetime.date.today()
+    for ending in ENDINGS:
+        content = (trees[0] / "toy" / f"curve.{ending}").read_bytes()
+        for secret in (str(trees[0].parent), str(Path.home()) + "/", str(Path(__file__).parent), today.isoformat()):
+            assert secret.encode() not in content, (ending, secret)
+        assert b"<dc:date>" not in content
+        assert b"tIME" not in content
+
+
+def test_every_file_carries_parameters_seed_data_and_version(trees):
+    folder = trees[0] / "toy"
+    expected = {
+        "parameters": {"paper": "toy", "scale": "quick", "seed": 5},
+        "data": "cafe01",
+        "workbench": __version__,
+        "tolerance": TOLERANCE,
+    }
+    loaded, meta = figures.load(folder / "curve.csv")
+    assert meta == expected
+    pd.testing.assert_frame_equal(loaded, table())
+    assert json.loads(Image.open(folder / "curve.png").text["Description"]) == expected
+    assert "cafe01" in (folder / "curve.svg").read_text()
+    assert sorted(f.name for f in folder.iterdir()) == [f"curve.{e}" for e in sorted(ENDINGS)]
+
+
+def test_a_failed_save_leaves_the_old_files(trees, monkeypatch):
+    folder = trees[0] / "toy"
+    before = {f.name: f.read_bytes() for f in folder.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        with pytest.raises(WorkbenchError, match="No space left"):
+            resave(trees[0], epochs=[7, 8, 9])
+    assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("tolerance", [{"acuracy": 1.0}, {"accuracy": "slak"}])
+def test_a_tolerance_for_a_column_that_is_not_there_is_refused(trees, tolerance):
+    with pytest.raises(WorkbenchError, match="acuracy|slak"):
+        save_all(trees[1], tolerance=tolerance)
+
+
+@pytest.mark.parametrize("content", ["", "no comment\n1,2\n", "# {\na\n1\n", "# {}\n", "# {}\na\n1,2\n3,4,5\n"])
+def test_a_damaged_table_is_one_clear_line(tmp_path, content):
+    path = tmp_path / "curve.csv"
+    path.write_text(content)
+    with pytest.raises(WorkbenchError, match=r"curve\.csv cannot be read") as error:
+        figures.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_without_our_metadata_is_a_clear_error_when_compared(trees):
+    (trees[1] / "toy" / "curve.csv").write_text("# {}\na\n1\n")
+    with pytest.raises(WorkbenchError, match=r"curve\.csv"):
+        differences(trees)
+
+
+# --- comparing ---------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_green(trees):
+    assert differences(trees) == []
+
+
+def test_a_copy_with_infinite_and_missing_values_is_green(trees):
+    content = table(epochs=[float("inf"), float("nan"), -float("inf")])
+    for tree in trees:
+        save_all(tree, content)
+    assert differences(trees) == []
+    resave(trees[1], epochs=[-float("inf"), float("nan"), -float("inf")])
+    assert len(differences(trees)) == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"accuracy": [80.51, 81.5, float("nan")]},
+        {"accuracy": [80.0, 80.99, float("nan")]},
+        {"accuracy": [80.0, 81.5, 90.0]},
+        {"accuracy": [80.0, float("nan"), float("nan")]},
+        {"epochs": [1, 2, 4]},
+        {"epochs": [1, 2, 3.001]},
+        {"arm": ["a", "c", "None"]},
+        {"arm": ["a", "b", "nan"]},
+        {"slack": [0.5, 0.71, 0.5]},
+    ],
+)
+def test_a_value_beyond_its_tolerance_is_named(trees, columns):
+    resave(trees[1], **columns)
+    (line,) = differences(trees)
+    assert line.startswith("toy/curve.csv")
+    assert repr(next(iter(columns))) in line
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"accuracy": [80.49, 81.01, float("nan")]},
+        {"slack": [0.69, 0.31, 0.5]},
+        {"ms": [100.0, float("nan"), -1.0]},
+        {"ms": ["never", "compared", "at all"]},
+    ],
+)
+def test_a_value_within_its_tolerance_passes(trees, columns):
+    resave(trees[1], **columns)
+    assert differences(trees) == []
+
+
+def test_the_committed_tolerance_counts_not_the_fresh_one(trees):
+    """A run cannot forgive itself by a wider spread of its own."""
+    resave(trees[1], accuracy=[85.0, 81.5, float("nan")], slack=[9.0, 0.5, 0.5])
+    assert any("'accuracy'" in line for line in differences(trees))
+    save_all(trees[1], tolerance={**TOLERANCE, "accuracy": 100.0})
+    assert any("tolerance was" in line for line in differences(trees))
+
+
+def test_a_digit_changed_in_the_committed_file_is_seen(trees):
+    path = trees[0] / "toy" / "curve.csv"
+    path.write_text(path.read_text().replace("b,81.5,", "b,87.5,"))
+    (line,) = differences(trees)
+    assert "row 2" in line
+    assert "87.5" in line
+    assert "81.5" in line
+
+
+@pytest.mark.parametrize(
+    "content",
+    [table().iloc[:2], pd.concat([table(), table()]), table().drop(columns="epochs"), table(more=[1, 2, 3])],
+    ids=["row missing", "rows more", "column missing", "column more"],
+)
+def test_another_shape_is_red(trees, content):
+    save_all(trees[1], content)
+    assert len(differences(trees)) == 1
+
+
+def test_missing_and_extra_figures_are_red(trees):
+    committed, fresh = trees
+    save_all(fresh, name="extra")
+    (line,) = differences(trees)
+    assert "extra.csv: only in the fresh" in line
+    (fresh / "toy" / "extra.csv").unlink()
+    (fresh / "toy" / "curve.csv").unlink()
+    (line,) = differences(trees)
+    assert "curve.csv: only in the committed" in line
+    assert figures.compare(committed, fresh, ["another paper"]) == []
+
+
+def test_other_parameters_and_other_data_are_red(trees):
+    save_all(trees[1], seed=6)
+    (line,) = differences(trees)
+    assert "parameters was" in line
+    os.environ["WORKBENCH_OUT"] = str(trees[1])
+    other = Result({}, [], result().parameters, "beef02")
+    figures.save(draw(), table(), "curve", other, TOLERANCE)
+    (line,) = differences(trees)
+    assert "data was cafe01, is beef02" in line
+
+
+def test_another_version_alone_is_green(trees):
+    path = trees[0] / "toy" / "curve.csv"
+    path.write_text(path.read_text().replace(f'"workbench": "{__version__}"', '"workbench": "0.0.1"'))
+    assert differences(trees) == []
+
+
+def change(tree, id, **values):
+    path = tree / "ledger.json"
+    rows = json.loads(path.read_text())
+    for row in rows:
+        if row["id"] == id:
+            row.update(values)
+    path.write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize(
+    ("id", "values"),
+    [
+        ("toy.exact", {"value": 10.001}),
+        ("toy.exact", {"verdict": "partly"}),
+        ("toy.exact", {"published": 11.0}),
+        ("toy.exact", {"value": None}),
+        ("toy.measured", {"value": 4.6}),
+        ("toy.measured", {"value": None}),
+        ("toy.measured", {"n": 4}),
+        ("toy.measured", {"claim": "something else"}),
+        ("toy.measured", {"kind": "recorded"}),
+        ("toy.measured", {"unit": "%"}),
+        ("toy.measured", {"source": "Table 9"}),
+        ("toy.measured", {"verified": True}),
+    ],
+)
+def test_a_changed_ledger_row_is_red(trees, id, values):
+    change(trees[1], id, **values)
+    (line,) = differences(trees)
+    assert line.startswith(f"ledger {id}: {next(iter(values))}")
+
+
+def test_a_measured_value_may_move_inside_its_committed_interval(trees):
+    change(trees[1], "toy.measured", value=3.0, low=-9.0, high=9.0)
+    assert differences(trees) == []
+    change(trees[1], "toy.measured", value=7.0)  # inside the fresh interval only
+    assert len(differences(trees)) == 1
+
+
+def test_rows_that_come_or_go_are_red(trees):
+    rows = json.loads((trees[0] / "ledger.json").read_text())
+    (trees[1] / "ledger.json").write_text(json.dumps(rows[:1]))
+    (line,) = differences(trees)
+    assert line == "ledger toy.measured: only in the committed ledger"
+    (trees[1] / "ledger.json").unlink()
+    assert len(differences(trees)) == 2
