@@ -19,9 +19,7 @@ def invoke(*arguments: str):
     return CliRunner().invoke(cli.app, arguments)
 
 
-@given(
-    st.lists(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), WORDS), min_size=1)
-)
+@given(st.lists(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), WORDS), min_size=1))
 def test_a_list_of_values_reads_as_it_was_written(values):
     text = ",".join(map(str, values))
     if len(set(text.split(","))) < len(values):

@@ -65,9 +65,7 @@ def sample(name="gebt"):
                 vlines={"fires at {fires:.0f|never}": "fires"},
             ),
             Bars(macs, "Cost", "million MACs", ("dense", "ticket")),
-            Counters(
-                "Numbers", {"pruned": "{percent:.1f} % & more", "fires </script> at": "{fires:.0f|none}"}
-            ),
+            Counters("Numbers", {"pruned": "{percent:.1f} % & more", "fires </script> at": "{fires:.0f|none}"}),
         ],
         describe="At {ratio} pruned, {unit}, eta {eta}, it {fires:fires at epoch {:.0f}|never fires}.",
     )
@@ -215,9 +213,7 @@ def ends_of_axis(explorer, axis, choice):
 @pytest.mark.parametrize("choice", [0, 1])
 def test_a_slider_never_moves_an_axis_and_a_choice_rescales_it(choice):
     controls = [Slider("a", "a", (1, 2, 3), 1), Choice("unit", "unit", (1, 1000), 1)]
-    lines = Lines(
-        lambda a, unit: {"s": np.array([0.4, a]) * unit}, "P", "", "", (0, 1), hlines={"t": "twice"}
-    )
+    lines = Lines(lambda a, unit: {"s": np.array([0.4, a]) * unit}, "P", "", "", (0, 1), hlines={"t": "twice"})
     explorer = Explorer("x", "X", controls, [lines], "{a} {unit}", scalars={"twice": lambda unit: 5 * unit})
     low, high = ends_of_axis(explorer, "y", choice)
     unit = (1, 1000)[choice]

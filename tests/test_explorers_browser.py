@@ -59,9 +59,7 @@ def tab(browser, exported):
     wrong = []
     context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     context.on("weberror", lambda error: wrong.append(str(error.error)))
-    context.on(
-        "request", lambda request: wrong.append(request.url) if "page.html" not in request.url else None
-    )
+    context.on("request", lambda request: wrong.append(request.url) if "page.html" not in request.url else None)
     yield context.new_page()
     context.close()
     assert wrong == []
@@ -83,9 +81,7 @@ def test_every_state_in_the_browser_reads_exactly_as_it_does_headlessly(tab, exp
     tab.goto(exported)
     explorer = sample()
     for ratio, eta, unit in product(RATIOS, ETAS, UNITS):
-        tab.evaluate(
-            "hash => { location.hash = hash }", f"gebt.ratio={ratio}&gebt.eta={eta}&gebt.unit={unit}"
-        )
+        tab.evaluate("hash => { location.hash = hash }", f"gebt.ratio={ratio}&gebt.eta={eta}&gebt.unit={unit}")
         shown = explorer(ratio=ratio, eta=eta, unit=unit)
         expect(text(tab)).to_have_text(shown["text"])
         counters = tab.locator("[data-explorer=gebt] .explorer-counters output")
@@ -177,9 +173,7 @@ def test_what_an_address_asks_in_vain_is_refused_in_words(tab, exported):
     refused = first(tab, ".explorer-refused")
     expect(refused).to_be_visible()
     expect(refused).to_contain_text("gebt.ratio=0.25 is not to be had; valid values: 0.1, 0.2, 0.3.")
-    expect(refused).to_contain_text(
-        "gebt.rato is no control here; valid names: gebt.ratio, gebt.eta, gebt.unit."
-    )
+    expect(refused).to_contain_text("gebt.rato is no control here; valid names: gebt.ratio, gebt.eta, gebt.unit.")
     expect(text(tab)).to_have_text(sample()(eta=0.05)["text"])
     first(tab, "input[type=range]").press("ArrowRight")
     expect(refused).to_be_hidden()

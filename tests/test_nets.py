@@ -107,9 +107,7 @@ def test_layers_equal_torch_geometric_for_every_model(kind, removed, sparse):
         both_ways = torch.cat([one_way, one_way.flip(0)], 1)
         expected = activation(peer(kind, p, "1", k, x, both_ways))
         torch.testing.assert_close(hidden[k], expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(
-            logits[k], peer(kind, p, "2", k, expected, both_ways), atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(logits[k], peer(kind, p, "2", k, expected, both_ways), atol=1e-5, rtol=1e-5)
 
 
 def test_gcn_with_real_edge_weights_equals_torch_geometric():

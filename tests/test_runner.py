@@ -96,16 +96,12 @@ def make_checkout(folder: Path) -> Path:
     (package / "papers" / "gebt" / "__init__.py").touch()
     (package / "papers" / "gebt" / "experiment.py").write_text(EXPERIMENT)
     (folder / "toy.py").write_text(TOY + f"KEYS = {evidence.KEYS}\n")
-    (folder / "torch.py").write_text(
-        "Tensor = object\ndef set_num_threads(n):\n    global threads\n    threads = n\n"
-    )
+    (folder / "torch.py").write_text("Tensor = object\ndef set_num_threads(n):\n    global threads\n    threads = n\n")
     (folder / "notebooks").mkdir()
     return folder
 
 
-def notebook(
-    checkout: Path, name: str, *cells: str, parameters: str = "scale = 'quick'\nseed: int = None"
-) -> None:
+def notebook(checkout: Path, name: str, *cells: str, parameters: str = "scale = 'quick'\nseed: int = None") -> None:
     """Write a notebook whose second cell imports toy and whose further cells are `cells`."""
     head = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     rest = [nbformat.v4.new_code_cell(source) for source in ("import toy, os, time", *cells)]
@@ -203,9 +199,7 @@ def test_a_failure_leaves_the_old_figures_and_the_other_notebooks(checkout):
         old_figures(checkout / "figures/quick", key)
     old = tree(checkout / "figures")
     notebook(checkout, "01_gebt", "toy.save('gebt', 5)")
-    notebook(
-        checkout, "03_cpt", "toy.save('cpt', 5)", "x = 1\nif not (toy.ROOT / 'mended').exists():\n    x / 0\n"
-    )
+    notebook(checkout, "03_cpt", "toy.save('cpt', 5)", "x = 1\nif not (toy.ROOT / 'mended').exists():\n    x / 0\n")
 
     out = command(checkout, "figures", code=1)
 
@@ -304,9 +298,7 @@ def replaced(tmp_path):
     return tmp_path / "out", tmp_path / "figures", tree(tmp_path / "figures")
 
 
-@pytest.mark.parametrize(
-    "where", ["shutil.copytree", "workbench.evidence.merge_ledger", "pathlib.Path.rename"]
-)
+@pytest.mark.parametrize("where", ["shutil.copytree", "workbench.evidence.merge_ledger", "pathlib.Path.rename"])
 def test_a_full_disk_leaves_the_old_figures(replaced, monkeypatch, where):
     out, figures, before = replaced
 
@@ -335,9 +327,7 @@ def test_figures_survive_a_power_cut_between_the_two_renames(replaced):
 
 def test_a_run_with_parameters_keeps_its_results_apart(checkout):
     cells = ["toy.save('gebt', seed)", "toy.log(repr(pair))", "import ipywidgets", "ipywidgets.IntSlider()"]
-    notebook(
-        checkout, "01_gebt", *cells, parameters="scale = 'quick'\nseed: int = None\nbits = 8\npair = (1, 2)"
-    )
+    notebook(checkout, "01_gebt", *cells, parameters="scale = 'quick'\nseed: int = None\nbits = 8\npair = (1, 2)")
     out = command(checkout, "run", "gebt", "-p", "seed=3")
 
     folder = checkout / ".workbench/runs/gebt-quick-seed=3"

@@ -105,10 +105,7 @@ def test_ctrl_c_keeps_the_finished_jobs(checkout):
     process = start(checkout, "sweep", "gebt", "-p", "sleep=0,60", "--jobs", 2, "--out", "t.csv")
     jobs = checkout / ".workbench/sweeps/jobs"
     wait_for(lambda: jobs.exists() and list(jobs.glob("[!.]*")) and len(runs(checkout)) == 2)
-    workers = [
-        int(p)
-        for p in subprocess.check_output(["ps", "-o", "pid=", "-g", str(process.pid)], text=True).split()
-    ]
+    workers = [int(p) for p in subprocess.check_output(["ps", "-o", "pid=", "-g", str(process.pid)], text=True).split()]
 
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers as well
     _, err = process.communicate(timeout=20)

@@ -34,9 +34,7 @@ def test_models_side_by_side_end_as_if_trained_alone(kind):
     features, pattern, task = ring_task(seeds)
     net = kind(features, pattern, C)
     start = net.init([generator(s, "init") for s in seeds])
-    weights = torch.stack(
-        [(torch.rand(pattern.num_edges, generator=generator(s, "e")) < 0.8).float() for s in seeds]
-    )
+    weights = torch.stack([(torch.rand(pattern.num_edges, generator=generator(s, "e")) < 0.8).float() for s in seeds])
     together = method.train_network(net, start, weights, task, 15)
     for k, seed in enumerate(seeds):
         one = slice(k, k + 1)
@@ -92,9 +90,7 @@ def test_a_stream_is_the_same_in_another_process_and_another_for_another_name():
         f"print([torch.rand(3, generator=generator(*name)).tolist() for name in {names!r}])"
     )
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
-    there = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert there.stdout.strip() == repr(here)
     assert len({tuple(numbers) for numbers in here}) == len(names)
 

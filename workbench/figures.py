@@ -97,6 +97,8 @@ def save(
     body = table.to_csv(index=False, float_format="%.7g", lineterminator="\n")
     csv = f"# {text}\n{body}"
     with mpl.rc_context(STYLE):
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine("none")  # laid out once: every file, and a second save, gets the same layout
         pictures = {
             "svg": {"Description": text, "Title": name, "Creator": None, "Date": None},
             "png": {"Description": text, "Title": name, "Software": None},
@@ -113,11 +115,13 @@ def load(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A saved table and its metadata. `WorkbenchError` when the file is not one of ours or damaged."""
     try:
         head, body = path.read_text(encoding="utf-8").split("\n", 1)
-        return pd.read_csv(io.StringIO(body), keep_default_na=False, na_values=[""]), json.loads(
-            head.removeprefix("# ")
-        )
-    except (OSError, ValueError) as error:
-        raise WorkbenchError(f"{path} cannot be read ({error}): restore it with git, or remake it") from None
+        meta = json.loads(head.removeprefix("# "))
+        if not {"parameters", "data", "tolerance"} <= set(meta):
+            raise ValueError("its first line lacks the figure's metadata")
+        return pd.read_csv(io.StringIO(body), keep_default_na=False, na_values=[""]), meta
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise WorkbenchError(f"{path} cannot be read ({reason}): restore it with git, or remake it") from None
 
 
 def _compare_columns(name: str, committed: pd.DataFrame, fresh: pd.DataFrame, meta: dict) -> list[str]:
@@ -137,8 +141,9 @@ def _compare_columns(name: str, committed: pd.DataFrame, fresh: pd.DataFrame, me
         else:
             a, b = old.to_numpy(float), new.to_numpy(float)
             slack = committed[allowed].to_numpy(float) if isinstance(allowed, str) else np.full(len(a), allowed)
-            slack = np.nan_to_num(slack) + 1e-6 * np.abs(a)  # seven digits are stored
-            apart = ~((np.abs(a - b) <= slack) | (np.isnan(a) & np.isnan(b)))
+            # Seven digits are stored.
+            slack = np.nan_to_num(slack) + 1e-6 * np.abs(np.nan_to_num(a, posinf=0, neginf=0))
+            apart = ~((a == b) | (np.abs(a - b) <= slack) | (np.isnan(a) & np.isnan(b)))
         if apart.any():
             row = int(np.argmax(apart))
             differences.append(

@@ -298,8 +298,8 @@ class ConvNet(nn.Sequential):
 
     def __init__(self, widths: tuple[int, ...] = (32, 32, 64), classes: int = 10) -> None:
         layers: list[nn.Module] = []
-        for inputs, width in zip((1, *widths), widths, strict=False):
-            stride = 1 if inputs == 1 else 2
+        for block, (inputs, width) in enumerate(zip((1, *widths), widths, strict=False)):
+            stride = 1 if block == 0 else 2
             layers += [nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width)]
             nn.init.constant_(layers[-1].weight, 0.5)  # as in network slimming's and Early-Bird's code
             layers.append(nn.ReLU())

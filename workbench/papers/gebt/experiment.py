@@ -61,12 +61,14 @@ class Config(papers.Config):
     ``epochs`` of every training and search; ``graph_lr`` and ``joint_lr`` of the edges; ``p_g`` edge ratios;
     ``draw_epochs`` at which tickets are drawn; ``conv_p_g`` the ratios retrained with every layer; ``pairs``
     (p_g, p_w) of joint tickets with all controls; ``grid_g`` x ``grid_w`` joint tickets without; ``eta``,
-    ``joint_eta`` (raw fractions) and ``fifo`` of the detectors; ``rho`` of the ADMM regulariser;
-    ``channel_*`` the convolutional net; ``growth_edges`` sizes of the generated graphs.
+    ``joint_eta`` (raw fractions) and ``fifo`` of the detectors; ``rho`` of the ADMM regulariser; ``lr`` of networks;
+    ``grid_seeds`` and ``conv_seeds`` of the seeds are used where all would take too long; ``channel_*`` the
+    convolutional net; ``growth_edges`` sizes of the generated graphs.
     """
 
     datasets: tuple[str, ...] = ("digits",)
     epochs: int = 30
+    lr: float = 0.03
     graph_lr: float = 1e-2
     joint_lr: float = 1e-3
     p_g: tuple[float, ...] = (0.2, 0.6)
@@ -92,6 +94,7 @@ class Config(papers.Config):
             "datasets": ("cora", "citeseer"),
             "seeds": 20,
             "epochs": 100,
+            "lr": 0.01,
             "graph_lr": 1e-3,
             "p_g": (0.1, 0.2, 0.4, 0.6),
             "draw_epochs": (1, 2, 5, 10, 20, 50, 100),
@@ -121,13 +124,11 @@ class Config(papers.Config):
         self.require("draw_epochs", epochs, f"lie in 1..epochs ({self.epochs})")
         known = {"digits", "cora", "citeseer"}
         self.require("datasets", set(self.datasets) <= known, f"be among {', '.join(sorted(known))}")
-        for name in ("graph_lr", "joint_lr", "eta", "joint_eta"):
+        for name in ("lr", "graph_lr", "joint_lr", "eta", "joint_eta"):
             self.require(name, getattr(self, name) > 0, "be positive")
         self.require("rho", self.rho >= 0, "not be negative")
-        for name in ("grid_seeds", "conv_seeds"):
-            self.require(name, 2 <= getattr(self, name) <= self.seeds, f"lie in 2..seeds ({self.seeds})")
-        self.require("channel_seeds", self.channel_seeds >= 2, "be at least 2")
-
+        for name in ("grid_seeds", "conv_seeds", "channel_seeds"):
+            self.require(name, getattr(self, name) >= 2, "be at least 2")
 
     @property
     def retrained(self) -> tuple[float, ...]:
@@ -147,8 +148,8 @@ class Arm:
 class Bench:
     """A graph with its paired seeds: builds tasks and trains arms side by side."""
 
-    def __init__(self, name: str, seeds: Sequence[int]) -> None:
-        self.name, self.seeds = name, list(seeds)
+    def __init__(self, name: str, config: Config) -> None:
+        self.name, self.seeds, self.lr, self.epochs = name, config.seed_list, config.lr, config.epochs
         self.graph = _graph(name, self.seeds)
         self.features, self.pattern = Features(self.graph.x), Pattern(self.graph.edges, self.graph.num_nodes)
         self.net = self.network("gcn")
@@ -180,7 +181,7 @@ class Bench:
         same = (self.graph.y[i] == self.graph.y[j]).float()
         return method.draw_edges(same.expand(len(self.seeds), -1), p, self.seeds)
 
-    def train(self, arms: Mapping[Any, Arm], epochs: int, conv: str = "gcn") -> Iterator[tuple[Any, method.Training]]:
+    def train(self, arms: Mapping[Any, Arm], conv: str = "gcn") -> Iterator[tuple[Any, method.Training]]:
         """Train all arms, as many side by side as fit the cache; yields each arm's name and training."""
         net = self.network(conv)
         for masked in (False, True):
@@ -196,7 +197,9 @@ class Bench:
                     for name in arms[block[0]].masks:
                         masks[name] = torch.cat([arms[b].masks[name] for b in block])
                 weights = torch.cat([arms[b].weights.float() for b in block])
-                run = method.train_network(net, start, weights, self.task(len(block), count), epochs, masks)
+                run = method.train_network(
+                    net, start, weights, self.task(len(block), count), self.epochs, masks, self.lr
+                )
                 for position, name in enumerate(block):
                     yield name, run.part(slice(position * count, (position + 1) * count))
 
@@ -248,7 +251,7 @@ def _emergence_rows(
 def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
     """GEB tickets: graph training under a frozen network, detectors, and retraining beside all controls."""
     fresh, pretrain = bench.start("fresh"), bench.start("pretrain")
-    _, dense = next(bench.train({"dense": Arm(pretrain, bench.ones)}, config.epochs))
+    _, dense = next(bench.train({"dense": Arm(pretrain, bench.ones)}))
     learn = lambda admm=None, task=None, lr=config.graph_lr: method.train_graph(  # noqa: E731
         bench.net, dense.parameters, task or bench.task(), config.epochs, lr, admm
     )
@@ -297,12 +300,12 @@ def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
         arms |= {(name, "fresh", p): Arm(fresh, mask) for name, mask in masks.items()}
         arms |= {(name, "inherited", p): Arm(dense.parameters, masks[name]) for name in ("GEB", "random")}
     accuracy = []
-    for (arm, start, p), run in bench.train(arms, config.epochs):
+    for (arm, start, p), run in bench.train(arms):
         accuracy += _rows(bench, run.at_best_validation(), arm=arm, start=start, p_g=p)
 
     draws = []
     by_epoch = {(p, e): Arm(fresh, draw(plain.trajectory[e - 1], p)) for p in config.p_g for e in config.draw_epochs}
-    for (p, e), run in bench.train(by_epoch, config.epochs):
+    for (p, e), run in bench.train(by_epoch):
         labels = {"ticket": "geb", "start": "fresh", "p_g": p, "p_w": 0.0, "epoch": e}
         draws += _rows(bench, run.at_best_validation(), **labels)
 
@@ -312,7 +315,7 @@ def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
         arms = {("full", 0.0): Arm(start, bench.ones[: config.conv_seeds])}
         for p in config.retrained:
             arms |= {(arm, p): Arm(start, tickets[p][arm][: config.conv_seeds]) for arm in ("GEB", "random")}
-        for (arm, p), run in bench.train(arms, config.epochs, conv):
+        for (arm, p), run in bench.train(arms, conv):
             convs += _rows(bench, run.at_best_validation(), conv=conv, arm=arm, p_g=p)
 
     untouched = (~plain.touched).float().mean(1).tolist()
@@ -351,9 +354,9 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
         ("dense", "rewind"): Arm(first, bench.ones),
         ("dense", "fresh"): Arm(fresh, bench.ones),
     }
-    dense_runs = dict(bench.train(references, config.epochs))
+    dense_runs = dict(bench.train(references))
     references = {("dense", "inherited"): Arm(dense_runs["dense", "rewind"].parameters, bench.ones)}
-    dense_runs |= dict(bench.train(references, config.epochs))
+    dense_runs |= dict(bench.train(references))
     for (arm, start), run in dense_runs.items():
         joint += _rows(bench, run.at_best_validation(), p_g=0.0, p_w=0.0, arm=arm, start=start)
 
@@ -396,7 +399,7 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
             ("both random", "rewind"): Arm(first, random_edges, random_kept),
             ("all edges", "rewind"): Arm(first, bench.ones, kept),
         }
-        for (arm, start), run in bench.train(arms, config.epochs):
+        for (arm, start), run in bench.train(arms):
             joint += _rows(bench, run.at_best_validation(), p_g=p_g, p_w=p_w, arm=arm, start=start)
             before = sum(int(mask.sum()) for mask in kept.values()) / S
             after = sum(int((run.parameters[name] != 0).sum()) for name in kept) / S
@@ -410,7 +413,7 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
                 parameters, edges, kept = ticket(e)
                 by_epoch["inherited", e] = Arm(parameters, edges, kept)
                 by_epoch["rewind", e] = Arm(first, edges, kept)
-            for (start, e), run in bench.train(by_epoch, config.epochs):
+            for (start, e), run in bench.train(by_epoch):
                 labels = {"ticket": "joint", "start": start, "p_g": p_g, "p_w": p_w, "epoch": e}
                 draws += _rows(bench, run.at_best_validation(), **labels)
     return {
@@ -427,7 +430,9 @@ def _search(
     bench: Bench, start: Parameters, task: method.Task, p_w: Sequence[float], config: Config, wanted: set[int]
 ) -> method.JointSearch:
     ratios = torch.tensor(p_w, dtype=torch.float64)
-    return method.joint_search(bench.net, start, task, ratios, config.epochs, config.joint_lr, wanted.__contains__)
+    return method.joint_search(
+        bench.net, start, task, ratios, config.epochs, config.joint_lr, wanted.__contains__, config.lr
+    )
 
 
 def _random_masks(kept: Parameters, seeds: Sequence[int]) -> Parameters:
@@ -442,7 +447,7 @@ def _random_masks(kept: Parameters, seeds: Sequence[int]) -> Parameters:
 
 def _grid(bench: Bench, config: Config, first: Parameters) -> list[dict[str, Any]]:
     """Inherited joint tickets over grid_g x grid_w; one search serves every p_g, since pruning edges is a read-out."""
-    count, rows = config.grid_seeds, []
+    count, rows = min(config.grid_seeds, config.seeds), []
     start = {name: value[:count] for name, value in first.items()}
     for p_w in config.grid_w:
         search = _search(bench, start, bench.task(1, count), [p_w] * count, config, {config.epochs})
@@ -450,7 +455,7 @@ def _grid(bench: Bench, config: Config, first: Parameters) -> list[dict[str, Any
         kept = {name: m[-1].view_as(parameters[name]) for name, m in search.weight_masks.items()}
         edges = {p: method.draw_edges(search.edges[-1], p, bench.seeds[:count]) for p in config.grid_g}
         arms = {p: Arm(parameters, mask, kept) for p, mask in edges.items()}
-        for p_g, run in bench.train(arms, config.epochs):
+        for p_g, run in bench.train(arms):
             rows += _rows(bench, run.at_best_validation(), p_g=p_g, p_w=p_w)
     return rows
 
@@ -805,7 +810,7 @@ def _graph(name: str, seeds: Sequence[int]) -> data.Graph:
 
 def _part(part: Any, name: str, config: Config) -> dict[str, Any]:
     """One part on one graph, in a process of its own."""
-    return _alone(lambda c: part(Bench(name, c.seed_list), c), config)
+    return _alone(lambda c: part(Bench(name, c), c), config)
 
 
 def _alone(part: Any, config: Config) -> Any:

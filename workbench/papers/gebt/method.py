@@ -5,7 +5,8 @@ and Inference via Drawing Early-Bird Lottery Tickets", AAAI 2022.
 
 The trainable graph is ONE weight per undirected edge. The released code trains two dense N x N copies, but
 symmetrises their gradients, masks them to the edges of the graph and gives both the same sum: the copies stay
-equal, and an edge moves by a quarter of the gradient used here (Adam does not see a constant factor).
+equal, and an edge moves by a quarter of the gradient used here. Adam does not see that factor, once its eps
+is four times the code's, too.
 
 Leading axis K everywhere: edge weights ``[K, E]``, labels ``[K, N]``, node lists ``[K, n]``.
 """
@@ -22,9 +23,10 @@ from torch import Tensor
 from workbench.nets import GCN, GraphNet, Parameters
 from workbench.training import dropout_masks, generator, train
 
+EDGE_EPS = 4e-8  # Adam's eps of 1e-8 on a quarter of the gradient, as in the code
 DROPOUT = 0.5
 WEIGHT_DECAY = 5e-4  # first layer only, as in Kipf and Welling
-LR = 0.01
+LR = 0.01  # of the network
 
 AdmmForm = Literal["sum", "mean"]
 
@@ -78,11 +80,11 @@ class Training:
         return torch.stack(self.test, 1).gather(1, best).squeeze(1)
 
 
-def adam(parameters: Parameters) -> torch.optim.Adam:
+def adam(parameters: Parameters, lr: float) -> torch.optim.Adam:
     """Adam with weight decay on the first layer only."""
     first = [p for name, p in parameters.items() if name.startswith("1.")]
     rest = [p for name, p in parameters.items() if not name.startswith("1.")]
-    return torch.optim.Adam([{"params": first, "weight_decay": WEIGHT_DECAY}, {"params": rest}], lr=LR)
+    return torch.optim.Adam([{"params": first, "weight_decay": WEIGHT_DECAY}, {"params": rest}], lr=lr)
 
 
 def train_network(
@@ -92,6 +94,7 @@ def train_network(
     task: Task,
     epochs: int,
     masks: Parameters | None = None,
+    lr: float = LR,
 ) -> Training:
     """Train K networks on K drawn graphs; with ``masks`` their weights stay exactly as sparse as these.
 
@@ -102,6 +105,7 @@ def train_network(
         task: labels and nodes.
         epochs: Adam steps.
         masks: bool ``[K, ...]`` for some parameters, by name; re-applied after every step.
+        lr: Adam's step.
     """
     parameters = {name: p.clone().requires_grad_() for name, p in start.items()}
     graph = net.graph(weights)
@@ -124,7 +128,7 @@ def train_network(
         return task.loss(net.logits(parameters, graph, task.dropout(epoch, hidden)))
 
     apply_masks(0)
-    train(loss, adam(parameters), epochs, after_step=apply_masks, label="retraining")
+    train(loss, adam(parameters, lr), epochs, after_step=apply_masks, label="retraining")
     with torch.no_grad():
         evaluate(net.hidden(parameters, graph))
     run.parameters = {name: p.detach() for name, p in parameters.items()}
@@ -230,7 +234,7 @@ def train_graph(
         if admm is not None:
             admm.after_step(epoch, weights)
 
-    optimiser = torch.optim.Adam([weights], lr=lr)
+    optimiser = torch.optim.Adam([weights], lr=lr, eps=EDGE_EPS)
     train(loss, optimiser, epochs, before_step=before_step, after_step=after_step, label="graph training")
     return run
 
@@ -273,6 +277,7 @@ def joint_search(
     epochs: int,
     graph_lr: float,
     keep: Callable[[int], bool],
+    lr: float = LR,
 ) -> JointSearch:
     """Co-optimise graph and network (GEBT, algorithm 2): in each epoch a weight step, a prune, an edge step.
 
@@ -282,7 +287,7 @@ def joint_search(
     K, E = len(task.seeds), net.pattern.num_edges
     parameters = {name: p.clone().requires_grad_() for name, p in start.items()}
     edges = torch.ones(K, E, requires_grad=True)
-    edge_step = torch.optim.Adam([edges], lr=graph_lr)
+    edge_step = torch.optim.Adam([edges], lr=graph_lr, eps=EDGE_EPS)
     run = JointSearch(torch.empty(epochs, K, E), {"1.weight": [], "2.weight": []}, {})
 
     def loss(epoch: int) -> Tensor:
@@ -307,6 +312,6 @@ def joint_search(
         if keep(epoch + 1):
             run.snapshots[epoch + 1] = {name: p.clone() for name, p in frozen.items()}
 
-    train(loss, adam(parameters), epochs, after_step=after_step, label="joint search")
+    train(loss, adam(parameters, lr), epochs, after_step=after_step, label="joint search")
     run.weight_masks = {name: torch.stack(masks) for name, masks in run.weight_masks.items()}
     return run

@@ -54,21 +54,28 @@ def _errorbar(ax: Any, rows: pd.DataFrame, x: Any, arm: str, column: str = "accu
 
 
 def edges(result: Result) -> Figure:
-    """Accuracy of retrained GCNs against the share of edges removed: ticket, controls, ceiling."""
-    table = means(result.tables["edges"], ["dataset", "arm", "start", "p_g"])
+    """What removing edges costs against the full graph, paired by seed: ticket, controls, ceiling."""
+    rows = result.tables["edges"]
+    full = rows[(rows["arm"] == "full") & (rows["start"] == "fresh")].set_index(["dataset", "seed"])["accuracy"]
+    rows = rows.join(full.rename("full"), on=["dataset", "seed"])
+    rows["difference"] = rows["accuracy"] - rows["full"]
+    by = ["dataset", "arm", "start", "p_g"]
+    table = means(rows, by, "difference").merge(means(rows, by).rename(columns={"half": "accuracy_half"}))
     drawn, panels = _panels(result)
     for dataset, ax in panels:
-        rows = table[(table["dataset"] == dataset) & (table["start"] == "fresh")]
+        one = table[(table["dataset"] == dataset) & (table["start"] == "fresh")]
         for shift, arm in enumerate(ARMS):
-            one = rows[rows["arm"] == arm]
-            _errorbar(ax, one, 100 * one["p_g"] + 0.5 * (shift - 2.5), arm)
-        for arm, line in (("full", "-"), ("no edges", ":")):
-            level = rows.loc[rows["arm"] == arm, "accuracy"].iloc[0]
-            ax.axhline(level, color="black", linestyle=line, linewidth=1)
-            ax.annotate(arm, (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
-        ax.set(title=dataset, xlabel="edges removed (%)", ylabel="test accuracy (%)")
-    panels[0][1].legend(fontsize=8)
-    return save(drawn, table, "edges", result, SPREAD)
+            group = one[one["arm"] == arm]
+            _errorbar(ax, group, 100 * group["p_g"] + 0.6 * (shift - 2.5), arm, "difference")
+        bare = one.loc[one["arm"] == "no edges", "difference"].iloc[0]
+        ax.axhline(0, color="black", linewidth=1)
+        ax.axhline(bare, color="black", linewidth=1, linestyle=":")
+        ax.annotate("full graph", (0.01, 0), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+        ax.annotate("no edges", (0.01, bare), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+        ax.set(title=dataset, xlabel="edges removed (%)", ylabel="accuracy against the full graph (points)")
+    panels[0][1].legend(fontsize=8, loc="best")
+    spread = {"difference": "accuracy_half", "accuracy": "accuracy_half", "accuracy_half": "accuracy_half"}
+    return save(drawn, table, "edges", result, spread | {"half": "accuracy_half"})
 
 
 def draw_epochs(result: Result) -> Figure:
@@ -427,8 +434,12 @@ def explore_draws(result: Result) -> Explorer:
         scalars={"best": best, "chance": chance},
         panels=[
             Lines(
-                curves, "Test accuracy after retraining", "epoch at which the ticket is drawn", "accuracy (%)",
-                x=epochs, log="x",
+                curves,
+                "Test accuracy after retraining",
+                "epoch at which the ticket is drawn",
+                "accuracy (%)",
+                x=epochs,
+                log="x",
             )
         ],
         describe="{dataset}, {p_g} of the edges removed: "
