@@ -68,8 +68,8 @@ class Config:
 
 Config.SCALES = {"quick": Config(), "full": Config()}
 
-def run(config, progress=True):
-    assert not progress and torch.threads == 1
+def run(config):
+    assert torch.threads == 1
     log(f"seed={config.seed} bits={config.bits}")
     if config.seed == 13:
         raise ValueError("thirteen")

@@ -129,7 +129,7 @@ def execute(jobs: Sequence[Job], parallel: int, finished: Callable[[Job], None])
 
 def _start(job: Job) -> subprocess.Popen:
     job.out.mkdir(parents=True, exist_ok=True)
-    own = {"WORKBENCH_OUT": str(job.out), "WORKBENCH_HOST": job.host, "OMP_NUM_THREADS": "1"}
+    own = {"WORKBENCH_OUT": str(job.out), "WORKBENCH_HOST": job.host, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     own["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else every kernel logs a warning of its debugger
     with open(job.out / "log.txt", "wb") as log:
         return subprocess.Popen(
@@ -385,6 +385,7 @@ def sweep_job(key: str, scale: str, parameters: dict[str, Any], source: str) -> 
 
     Raises WorkbenchError where the worker's checkout is not the sender's, of which `source` is the hash.
     """
+    os.environ["TQDM_DISABLE"] = "1"  # before anything imports tqdm: many jobs' bars would tangle
     import torch
 
     if source_hash(key) != source:
