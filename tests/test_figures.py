@@ -101,7 +101,7 @@ def test_saving_a_figure_a_second_time_gives_the_same_bytes(tmp_path, monkeypatc
     found = []
     for folder in ("one", "two"):
         monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path / folder))
-        assert figures.save(drawn, table(), "curve", result()) is drawn
+        figures.save(drawn, table(), "curve", result())
         found.append([(tmp_path / folder / "toy" / f"curve.{e}").read_bytes() for e in ENDINGS])
     assert found[0] == found[1]
 
@@ -322,3 +322,11 @@ def test_rows_that_come_or_go_are_red(trees):
     assert line == "ledger toy.measured: only in the committed ledger"
     (trees[1] / "ledger.json").unlink()
     assert len(differences(trees)) == 2
+
+
+def test_a_cell_that_ends_in_save_shows_the_picture(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
+    drawn, _ = figures.figure()
+    result = evidence.Result({}, [], {"paper": "gebt"}, "hash")
+    shown, _ = figures.save(drawn, pd.DataFrame({"a": [1]}), "shown", result)._repr_mimebundle_()
+    assert "image/png" in shown

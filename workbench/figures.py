@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from IPython.display import Image
 from matplotlib.figure import Figure
 
 from workbench import WorkbenchError, __version__, write_atomic
@@ -79,7 +80,7 @@ def save(
             seeds), or None for what is never compared (a wall time). Columns not named must be equal.
 
     Returns:
-        The figure, so that a cell ending in ``save(...)`` shows it.
+        The saved picture, so that a cell ending in ``save(...)`` shows what was saved, drawn once.
     """
     tolerance = dict(tolerance or {})
     unknown = (set(tolerance) | {t for t in tolerance.values() if isinstance(t, str)}) - set(table.columns)
@@ -108,7 +109,7 @@ def save(
             drawn.savefig(buffer, format=ending, metadata=metadata)
             write_atomic(folder / f"{name}.{ending}", buffer.getvalue())
     write_atomic(folder / f"{name}.csv", csv.encode())
-    return drawn
+    return Image(data=buffer.getvalue(), format="png", retina=True, alt=name.replace("_", " "))
 
 
 def load(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

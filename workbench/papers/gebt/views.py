@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import Image
 from matplotlib.figure import Figure
 
 from workbench import early_bird
@@ -53,7 +54,7 @@ def _errorbar(ax: Any, rows: pd.DataFrame, x: Any, arm: str, column: str = "accu
     ax.errorbar(x, rows[column], rows["half"], label=arm, **style)
 
 
-def edges(result: Result) -> Figure:
+def edges(result: Result) -> Image:
     """What removing edges costs against the full graph, paired by seed: ticket, controls, ceiling."""
     rows = result.tables["edges"]
     full = rows[(rows["arm"] == "full") & (rows["start"] == "fresh")].set_index(["dataset", "seed"])["accuracy"]
@@ -78,7 +79,7 @@ def edges(result: Result) -> Figure:
     return save(drawn, table, "edges", result, spread | {"half": "accuracy_half"})
 
 
-def draw_epochs(result: Result) -> Figure:
+def draw_epochs(result: Result) -> Image:
     """Accuracy against the epoch at which the ticket was drawn."""
     table = means(result.tables["draw"], ["dataset", "ticket", "start", "p_g", "p_w", "epoch"])
     drawn, panels = _panels(result)
@@ -97,7 +98,7 @@ def draw_epochs(result: Result) -> Figure:
     return save(drawn, table, "draw_epochs", result, SPREAD)
 
 
-def emergence(result: Result) -> Figure:
+def emergence(result: Result) -> Image:
     """When the detectors fire, against the share of edges removed, beside the published range."""
     rows = result.tables["emergence"].assign(fired=lambda t: t["epoch"].notna())
     by = ["dataset", "ticket", "rule", "p_g", "p_w"]
@@ -121,7 +122,7 @@ def emergence(result: Result) -> Figure:
     return save(drawn, table, "emergence", result, {"epoch": 2.0, "half": 3.0, "n": 2.0, "fired": 2.0})
 
 
-def mask_distance(result: Result, ratio: float = 0.4) -> Figure:
+def mask_distance(result: Result, ratio: float = 0.4) -> Image:
     """Pairwise distance of the masks of all epochs, first seed."""
     drawn, panels = _panels(result, 4.4, 3.8)
     tables = []
@@ -138,7 +139,7 @@ def mask_distance(result: Result, ratio: float = 0.4) -> Figure:
     return save(drawn, table, "mask_distance", result, {"distance": 0.03})
 
 
-def joint(result: Result) -> Figure:
+def joint(result: Result) -> Image:
     """Joint tickets and what remains when either half of the ticket is replaced by chance."""
     table = means(result.tables["joint"], ["dataset", "p_g", "p_w", "arm", "start"])
     drawn, panels = _panels(result, 5.2, 4.6)
@@ -160,7 +161,7 @@ def joint(result: Result) -> Figure:
     return save(drawn, table, "joint", result, SPREAD)
 
 
-def joint_distance(result: Result) -> Figure:
+def joint_distance(result: Result) -> Image:
     """The two distances that a joint detector watches, as raw fractions, first seed: the weights' starts at zero."""
     table = result.tables["joint_distance"]
     drawn, panels = _panels(result)
@@ -175,7 +176,7 @@ def joint_distance(result: Result) -> Figure:
     return save(drawn, table, "joint_distance", result, {"edges": 0.02, "weights": 0.01})
 
 
-def grid(result: Result) -> Figure:
+def grid(result: Result) -> Image:
     """Accuracy of inherited joint tickets over both ratios."""
     table = means(result.tables["grid"], ["dataset", "p_g", "p_w"])
     drawn, panels = _panels(result, 4.6, 3.6)
@@ -193,7 +194,7 @@ def grid(result: Result) -> Figure:
     return save(drawn, table, "grid", result, SPREAD)
 
 
-def convs(result: Result) -> Figure:
+def convs(result: Result) -> Image:
     """GCN, GIN, GraphSAGE and GAT retrained on the drawn graph."""
     table = means(result.tables["convs"], ["dataset", "conv", "arm", "p_g"])
     drawn, panels = _panels(result)
@@ -211,7 +212,7 @@ def convs(result: Result) -> Figure:
     return save(drawn, table, "convs", result, SPREAD)
 
 
-def admm(result: Result) -> Figure:
+def admm(result: Result) -> Image:
     """How strong the sparsifier pulls beside the task, and how few edges the task touches at all."""
     table = means(result.tables["admm"], ["dataset", "form", "p_g"], "ratio")
     rest = means(result.tables["untouched"], ["dataset"], "share")[["dataset", "share"]]
@@ -229,7 +230,7 @@ def admm(result: Result) -> Figure:
     return save(drawn, table, "admm", result, tolerance)
 
 
-def channels(result: Result) -> Figure:
+def channels(result: Result) -> Image:
     """The original Early-Bird tickets: accuracy of physically pruned, retrained conv nets."""
     rows = result.tables["channels"]
     table = means(rows, ["p", "arm"])
@@ -251,7 +252,7 @@ def channels(result: Result) -> Figure:
     return save(drawn, table, "channels", result, tolerance)
 
 
-def growth(result: Result) -> Figure:
+def growth(result: Result) -> Image:
     """Time and memory of one epoch of graph training against the number of edges; a dense form's memory."""
     table = result.tables["growth"]
     drawn, (left, right) = figure(8.4, 3.6, ncols=2)
@@ -266,7 +267,7 @@ def growth(result: Result) -> Figure:
     return save(drawn, table, "growth", result, {"epoch_ms": None, "peak_mb": 1.0})
 
 
-def timing(result: Result) -> Figure:
+def timing(result: Result) -> Image:
     """Wall time of the GCN before and after edges are really removed."""
     table = result.tables["timing"]
     drawn, panels = _panels(result, 4.2, 3.2)
@@ -279,7 +280,7 @@ def timing(result: Result) -> Figure:
     return save(drawn, table, "timing", result, {"train_epoch_ms": None, "inference_ms": None})
 
 
-def table2(result: Result) -> Figure:
+def table2(result: Result) -> Image:
     """Published costs of Table 2 beside the recovered formula."""
     table = result.tables["table2"]
     drawn, ax = figure(5.2, 4.2)
@@ -293,7 +294,7 @@ def table2(result: Result) -> Figure:
     return save(drawn, table, "table2", result)
 
 
-def costs(result: Result) -> Figure:
+def costs(result: Result) -> Image:
     """One pass of dense and ticket under four counters."""
     rows = [
         (dataset, counter, p_g, p_w, part, macs / 1e6)
