@@ -1,0 +1,543 @@
+"""Exact partition of a plane in input space into the polygons on which a network is affine.
+
+Balestriero and Baraniuk, "A Spline Theory of Deep Networks", ICML 2018: layer by layer, each region of the
+layers before is cut along the lines where a unit of this layer changes sign, and on every region the network is
+one affine map of the plane coordinates (s, t), kept as three rows that multiply s, t and 1.
+
+All regions of a block are handled at once. A layer works in rounds: in each, every region that some unit still
+cuts is split by one unit of its own, and the halves inherit the rest. Blocks are followed depth first, so that
+their maps stay in the cache.
+
+A vertex is the crossing of two lines, and how exactly these two fix it goes with it: tolerances are local, as
+small as rounding allows where regions are small.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workbench import WorkbenchError
+
+BLOCK = 2**20  # bytes of the maps of one block of regions at the widest layer
+ULPS = 64 * np.finfo(np.float64).eps  # a unit is zero where rounding could have moved it there
+NEVER = -1e300  # the value of max-pool padding; infinity would make NaN
+MANY = 127  # entries of a pooling window that int8 can number
+
+AFFINE = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
+NOTHING = (nn.Identity, nn.Dropout)  # in evaluation
+
+
+class Absolute(nn.Module):
+    """|x|, entry by entry."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x.abs()
+
+
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape that the body keeps."""
+        return x + self.body(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The points origin + s u + t v; all three have the shape of one network input."""
+
+    origin: Tensor
+    u: Tensor
+    v: Tensor
+
+    @classmethod
+    def through(cls, first: Tensor, second: Tensor, third: Tensor) -> Plane:
+        """The plane with these inputs at (s, t) = (0, 0), (1, 0) and (0, 1)."""
+        return cls(first.double(), second.double() - first.double(), third.double() - first.double())
+
+    def points(self, st: ArrayLike) -> Tensor:
+        """Network inputs ``[n, *input]``, float64, at plane coordinates ``[n, 2]``."""
+        rows = torch.stack([self.u, self.v, self.origin]).double()
+        st = torch.as_tensor(np.asarray(st, np.float64))
+        return torch.tensordot(F.pad(st, (0, 1), value=1.0), rows, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary:
+    """Where the winning class changes: ``segments`` ``[S, 2, 2]`` between the classes ``[S, 2]``, lower first."""
+
+    segments: NDArray
+    classes: NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """R convex polygons, counter-clockwise in plane coordinates, on each of which the network is affine.
+
+    Attributes:
+        vertices: ``[V, 2]``; polygon r has ``vertices[starts[r] : starts[r + 1]]``.
+        starts: int64 ``[R + 1]``.
+        patterns: int8 ``[R, units]``, one a nonlinear layer: the sign of each unit (0 where it is zero all over
+            the region), or the winner's place in each max-pool window.
+        maps: ``[R, C, 3]``: the logits are ``maps[..., :2] @ (s, t) + maps[..., 2]``.
+    """
+
+    vertices: NDArray
+    starts: NDArray
+    patterns: list[NDArray]
+    maps: NDArray
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def polygons(self) -> Iterator[NDArray]:
+        """Each region's vertices ``[n, 2]``."""
+        return (self.vertices[a:b] for a, b in zip(self.starts, self.starts[1:], strict=False))
+
+    @property
+    def areas(self) -> NDArray:
+        """``[R]``, in plane coordinates."""
+        return self._moments()[0]
+
+    @property
+    def centroids(self) -> NDArray:
+        """``[R, 2]``: always inside."""
+        area, moment = self._moments()
+        return self.vertices[self.starts[:-1]] + (moment / (3 * area)).T
+
+    def _moments(self) -> tuple[NDArray, NDArray]:
+        """Area ``[R]`` and first moments ``[2, R]`` (times 3) about each region's first vertex."""
+        counts, starts = np.diff(self.starts), self.starts[:-1]
+        here = (self.vertices - np.repeat(self.vertices[starts], counts, 0)).T
+        there = here[:, following(counts)]
+        cross = (here[0] * there[1] - here[1] * there[0]) / 2
+        return np.add.reduceat(cross, starts), np.add.reduceat(cross * (here + there), starts, axis=1)
+
+    def boundary(self) -> Boundary:
+        """The exact decision boundary of argmax over the logits; on a tie the lowest class wins.
+
+        Every region is cut into the cells of its winners. An edge along which a cell's winner ties may be a
+        boundary; it is one if the cell on its other side, which has the same edge reversed, has another winner.
+        """
+        windows = self.maps.transpose(0, 2, 1)[:, :, None]
+        edges = geometry(self.vertices.T, np.diff(self.starts))
+        layer = Windows((1,), windows.shape[-1])
+        edges, counts, parent, winner = subdivide(layer, windows, edges, np.diff(self.starts), np.inf, "")
+        winner = np.repeat(winner[:, 0], counts).astype(np.int64)
+        values, tolerance = evaluate(windows[parent, :, 0].T, edges, counts)
+        vertex, ahead = np.arange(len(winner)), following(counts)
+        near = values[winner, vertex] - values <= 4 * (tolerance[winner, vertex] + tolerance)
+        near_ahead = values[winner, ahead] - values[:, ahead] <= 4 * (tolerance[winner, ahead] + tolerance[:, ahead])
+        tied = np.flatnonzero((near & near_ahead).sum(0) > 1)
+        a, b, winner = edges[:2, tied].T, edges[:2, ahead[tied]].T, winner[tied]
+        if not len(tied):
+            return Boundary(np.empty((0, 2, 2)), np.empty((0, 2), np.int64))
+        reach = 1e-9 * np.abs(self.vertices).max()
+        distance, other = cKDTree(np.hstack([a, b])).query(np.hstack([b, a]), distance_upper_bound=reach)
+        lower = np.flatnonzero(np.isfinite(distance))
+        lower = lower[winner[lower] < winner[other[lower]]]
+        return Boundary(np.stack([a, b], 1)[lower], np.stack([winner[lower], winner[other[lower]]], 1))
+
+
+# --- ragged polygons: [7, V] = x, y, their uncertainty in units of rounding, and the line of the edge to the next ---
+
+
+def offsets(counts: NDArray) -> NDArray:
+    """Where each of the ragged rows begins."""
+    return counts.cumsum() - counts
+
+
+def ranges(starts: NDArray, counts: NDArray) -> NDArray:
+    """The indices start, start + 1, ... of each row, one row after the other."""
+    return np.arange(counts.sum()) + np.repeat(starts - offsets(counts), counts)
+
+
+def following(counts: NDArray) -> NDArray:
+    """The next vertex of the same polygon, of every vertex."""
+    ahead = np.arange(1, counts.sum() + 1)
+    ahead[counts.cumsum() - 1] = offsets(counts)
+    return ahead
+
+
+def take(edges: NDArray, counts: NDArray, which: NDArray) -> tuple[NDArray, NDArray]:
+    """Some of the polygons."""
+    return edges.take(ranges(offsets(counts)[which], counts[which]), axis=1), counts[which]
+
+
+def geometry(xy: NDArray, counts: NDArray) -> NDArray:
+    """Polygons ``[7, V]`` of vertices ``[2, V]``."""
+    (x, y), (u, v) = xy, xy[:, following(counts)]
+    return np.stack([x, y, abs(x), abs(y), y - v, u - x, x * v - u * y])
+
+
+def crossing(first: NDArray, second: NDArray) -> NDArray:
+    """Where lines a x + b y + c = 0, ``[3, n]``, meet: x, y and the uncertainty of both, ``[4, n]``.
+
+    Symmetric: a pair of lines gives the same bits in either order, so neighbours share their vertices.
+    """
+    (a, b, c), (d, e, f) = first, second
+    ae, bd, bf, ce, cd, af = a * e, b * d, b * f, c * e, c * d, a * f
+    det = ae - bd
+    x, y = (bf - ce) / det, (cd - af) / det
+    slack, det = abs(ae) + abs(bd), abs(det)
+    return np.stack([x, y, (abs(bf) + abs(ce) + abs(x) * slack) / det, (abs(cd) + abs(af) + abs(y) * slack) / det])
+
+
+def evaluate(lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
+    """The values of one unit a polygon, ``[..., 3, P]``, at its vertices, and their tolerances: both ``[..., V]``."""
+    a, b, c = np.moveaxis(np.repeat(lines, counts, axis=-1), -2, 0)
+    x, y, dx, dy = edges[:4]
+    return a * x + b * y + c, ULPS * (abs(a) * dx + abs(b) * dy + abs(c))
+
+
+def sides(values: NDArray, tolerance: NDArray) -> NDArray:
+    """1 where positive, 2 where negative, 0 on the line: two bits, so that "or" tells where a polygon lies."""
+    return (values > tolerance).view(np.uint8) | ((values < -tolerance).view(np.uint8) << 1)
+
+
+def clip(edges: NDArray, counts: NDArray, lines: NDArray, side: NDArray, kept: int) -> tuple[NDArray, NDArray]:
+    """Cut each polygon at its line ``[3, P]`` and keep one side (1 or 2); a polygon beyond it keeps no vertex.
+
+    Args:
+        edges: polygons ``[7, V]``, with ``counts`` ``[P]`` vertices each.
+        counts: see there.
+        lines: where to cut.
+        side: of every vertex, ``[V]``.
+        kept: the side to keep.
+    """
+    V, ahead = len(side), side[following(counts)]
+    crossed = side * ahead == 2
+    where = np.flatnonzero(crossed)
+    lines = np.repeat(lines, counts, axis=1)
+    new = np.concatenate([crossing(edges[4:, where], lines[:, where]), edges[4:, where]])
+    # Two slots a vertex: itself, and the crossing on the edge behind it. Where the polygon leaves, the line is next.
+    keep = np.stack([side != 3 - kept, crossed], 1)
+    leave = np.stack([(side == 0) & (ahead == 3 - kept), crossed & (side == kept)], 1)[keep]
+    slot = np.stack([np.arange(V), V - 1 + crossed.cumsum()], 1)[keep]
+    out = np.concatenate([edges, new], axis=1).take(slot, axis=1)
+    out[4:, leave] = lines[:, np.repeat(np.arange(V), keep.sum(1))[leave]]
+    return out, np.add.reduceat(keep.sum(1), offsets(counts))
+
+
+# --- nonlinear layers: which units cut a region, and into what --------------------------------------------------
+
+
+@dataclass
+class Hinges:
+    """ReLU (slope 0), leaky ReLU, absolute value (slope -1): units are affine functions ``[R, 3, n]``."""
+
+    shape: tuple[int, ...]
+    slope: float
+
+    def units(self, maps: Tensor) -> NDArray:
+        """Maps ``[R, 3, *shape]`` as units."""
+        return maps.flatten(2).numpy()
+
+    def settle(self, units: NDArray, centre: NDArray, half: NDArray) -> tuple[NDArray, NDArray]:
+        """Signs ``[R, n]`` at the centres ``[2, R]`` of bounding boxes; bool: may it change within ``half``?"""
+        (x, y), (dx, dy) = centre[..., None], half[..., None]
+        a, b = units[:, 0], units[:, 1]
+        z = a * x + b * y + units[:, 2]
+        return np.sign(z).astype(np.int8), abs(z) < abs(a) * dx + abs(b) * dy
+
+    def decide(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
+        """Sign of one unit ``[3, P]`` a polygon, and whether it really cuts."""
+        found = np.bitwise_or.reduceat(sides(*evaluate(lines, edges, counts)), offsets(counts))
+        return np.array([0, 1, -1, 0], np.int8)[found], found == 3
+
+    def split(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """Both halves of every polygon: edges, counts, source polygon and sign."""
+        side, all_ = sides(*evaluate(lines, edges, counts)), np.arange(len(counts))
+        (plus, more), (minus, less) = (clip(edges, counts, lines, side, kept) for kept in (1, 2))
+        sign = np.repeat(np.array([1, -1], np.int8), len(counts))
+        return np.hstack([plus, minus]), np.hstack([more, less]), np.hstack([all_, all_]), sign
+
+    def apply(self, units: NDArray, parent: NDArray, sign: NDArray) -> Tensor:
+        """Maps behind the layer, of children with these parents and signs ``[R, n]``."""
+        factor = np.array([0.0, 1.0, self.slope])[sign]
+        return torch.from_numpy(units[parent] * factor[:, None]).unflatten(2, self.shape)
+
+
+@dataclass
+class Windows:
+    """Max pooling: units are W windows of m affine functions, ``[R, 3, W, m]``; the lowest place wins a tie."""
+
+    shape: tuple[int, ...]
+    entries: int
+    pool: nn.MaxPool2d | None = None
+
+    def units(self, maps: Tensor) -> NDArray:
+        """Maps ``[R, 3, c, h, w]`` as windows; padding never wins."""
+        pool, (down, across) = self.pool, pair(self.pool.padding)
+        padded = F.pad(maps, (across, across, down, down))
+        padded[:, 2] = F.pad(maps[:, 2], (across, across, down, down), value=NEVER)
+        columns = F.unfold(padded.flatten(0, 1), pool.kernel_size, pool.dilation, 0, pool.stride)
+        return columns.unflatten(1, (-1, self.entries)).unflatten(0, (-1, 3)).transpose(3, 4).flatten(2, 3).numpy()
+
+    def settle(self, units: NDArray, centre: NDArray, half: NDArray) -> tuple[NDArray, NDArray]:
+        """As for hinges: the winners ``[R, W]`` at the centres, and whether they may change."""
+        (x, y), (dx, dy) = centre[..., None, None], half[..., None, None]
+        z = units[:, 0] * x + units[:, 1] * y + units[:, 2]
+        winner = z.argmax(-1)
+        best = np.take_along_axis(units, winner[:, None, :, None], -1)
+        a, b = (abs(best[:, i] - units[:, i]) for i in (0, 1))
+        lead = z.max(-1, keepdims=True) - z
+        return winner.astype(np.int8), (lead < a * dx + b * dy).any(-1)
+
+    def decide(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
+        """Winner of one window ``[m, 3, P]`` a polygon, and whether another entry wins somewhere.
+
+        Who wins at all vertices wins everywhere, and has the largest sum over them.
+        """
+        values, tolerance = evaluate(lines, edges, counts)
+        winner = np.add.reduceat(values, offsets(counts), axis=1).argmax(0)
+        best, vertex = np.repeat(winner, counts), np.arange(values.shape[1])
+        beaten = (values - values[best, vertex] > tolerance + tolerance[best, vertex]).any(0)
+        return winner.astype(np.int8), np.logical_or.reduceat(beaten, offsets(counts))
+
+    def split(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """The cell of every entry, clipped against each other one in turn; empty cells are dropped."""
+        m, P = self.entries, len(counts)
+        source, winner = np.repeat(np.arange(P), m), np.tile(np.arange(m, dtype=np.int8), P)
+        edges, counts = take(edges, counts, source)
+        for other in range(m):
+            mine, others = lines[winner, :, source].T, lines[other][:, source]
+            value, tolerance = evaluate(np.stack([mine, others]), edges, counts)
+            side = sides(value[0] - value[1], tolerance.sum(0))
+            found = np.bitwise_or.reduceat(side, offsets(counts))
+            side[np.repeat((found == 0) & (winner > other), counts)] = 2  # equal everywhere: the lower place wins
+            side[np.repeat(found == 2, counts)] = 2  # it only touches
+            edges, counts = clip(edges, counts, mine - others, side, 1)
+            left = counts > 0
+            source, winner, counts = source[left], winner[left], counts[left]
+        return edges, counts, source, winner
+
+    def apply(self, units: NDArray, parent: NDArray, winner: NDArray) -> Tensor:
+        """As for hinges."""
+        maps = np.take_along_axis(units[parent], winner[:, None, :, None].astype(np.int64), -1)
+        return torch.from_numpy(maps[..., 0]).unflatten(2, self.shape)
+
+
+def subdivide(
+    layer: Hinges | Windows, units: NDArray, edges: NDArray, counts: NDArray, limit: float, name: str
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Cut polygons until no unit changes inside one.
+
+    Args:
+        layer: what a unit is.
+        units: affine functions of every polygon ``[R, 3, ...]``.
+        edges: polygons ``[7, V]``, with ``counts`` ``[R]`` vertices each.
+        counts: see there.
+        limit: how many polygons there may be.
+        name: of the layer.
+
+    Returns:
+        Edges and counts of the children, their parents, and the labels (signs, winners) ``[children, units]``.
+    """
+    low, high = (extreme.reduceat(edges[:2], offsets(counts), axis=1) for extreme in (np.minimum, np.maximum))
+    labels, unsettled = layer.settle(units, (low + high) / 2, (high - low) / 2)
+    # A candidate is a unit that may cut a region; candidates of a region stand side by side.
+    region, unit = np.nonzero(unsettled)
+    lines, candidate, parent, done = units[region, :, unit].T, np.arange(len(unit)), np.arange(len(counts)), []
+    while True:
+        if len(region):
+            label, cut = layer.decide(lines[..., candidate], *take(edges, counts, region))
+            labels[region[~cut], unit[candidate[~cut]]] = label[~cut]
+            region, candidate = region[cut], candidate[cut]
+        number = np.bincount(region, minlength=len(counts))
+        whole, active = np.flatnonzero(number == 0), np.flatnonzero(number)
+        done.append((*take(edges, counts, whole), parent[whole], labels[whole]))
+        if not len(active):
+            edges, counts, parent, labels = zip(*done, strict=True)
+            return np.hstack(edges), np.hstack(counts), np.hstack(parent), np.concatenate(labels)
+        number = number[active]
+        # The middle one: sorted parallel lines, the worst case, then take log n rounds.
+        middle = offsets(number) + number // 2
+        chosen, candidate = candidate[middle], np.delete(candidate, middle)
+        edges, counts, source, label = layer.split(lines[..., chosen], *take(edges, counts, active))
+        parent, labels, number = parent[active][source], labels[active[source]], number - 1
+        labels[np.arange(len(source)), unit[chosen][source]] = label
+        candidate = candidate[ranges(offsets(number)[source], number[source])]
+        region = np.repeat(np.arange(len(source)), number[source])
+        if sum(len(part[1]) for part in done) + len(counts) > limit:
+            raise WorkbenchError(f"{name}: too many regions: take a smaller polygon, or raise the limit")
+
+
+# --- the network as a list of steps -----------------------------------------------------------------------------
+
+
+@dataclass
+class Affine:
+    """Any module that is affine in evaluation: its linear part, without hooks, and its value at zero."""
+
+    linear: nn.Module
+    offset: Tensor
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Maps ``[R, 3, *shape]`` to the next shape; the offset belongs to the constant row."""
+        maps = self.linear.forward(maps.flatten(0, 1)).unflatten(0, (-1, 3))
+        maps[:, 2] += self.offset
+        return maps
+
+
+@dataclass
+class Nonlinear:
+    """A layer that cuts regions, and its name for errors."""
+
+    layer: Hinges | Windows
+    name: str
+
+
+SAVE, ADD = "save", "add"  # around the body of a residual connection
+Step = Affine | Nonlinear | str
+
+
+def read(module: nn.Module, name: str, x: Tensor, steps: list[Step]) -> Tensor:
+    """Append the steps of ``module`` to ``steps``; x is a batch of one zero input, and the output likewise."""
+    here, kind = f"layer {name or 'at the top'} ({type(module).__name__})", type(module)
+    if isinstance(module, nn.Sequential) and kind.forward is nn.Sequential.forward:
+        for child, part in module.named_children():
+            x = read(part, f"{name}.{child}".lstrip("."), x, steps)
+        return x
+    for value in [*module.parameters(), *module.buffers()]:
+        if not value.isfinite().all():
+            raise WorkbenchError(f"{here}: weights hold NaN or infinity: train it again")
+    if kind is Residual:
+        steps.append(SAVE)
+        out = read(module.body, f"{name}.body".lstrip("."), x, steps)
+        steps.append(ADD)
+        if out.shape != x.shape:
+            raise WorkbenchError(f"{here}: the body turns {shape(x)} into {shape(out)}: it must keep the shape")
+        return x
+    if kind in NOTHING:
+        return x
+    slope = {nn.ReLU: 0.0, Absolute: -1.0, nn.LeakyReLU: getattr(module, "negative_slope", None)}.get(kind)
+    if slope is not None:
+        if kind is nn.LeakyReLU and not 0 <= slope < 1:
+            raise WorkbenchError(f"{here}: its slope is {slope}: take one from 0 up to, not including, 1")
+        steps.append(Nonlinear(Hinges(tuple(x.shape[1:]), slope), here))
+        return x
+    pools = kind is nn.MaxPool2d and not module.ceil_mode and not module.return_indices
+    frozen = getattr(module, "running_mean", 0) is not None
+    if not (pools or (kind in AFFINE and frozen)):
+        names = ", ".join(k.__name__ for k in (nn.Sequential, Residual, nn.ReLU, nn.LeakyReLU, Absolute, *AFFINE))
+        raise WorkbenchError(
+            f"{here}: not supported: use {names}, MaxPool2d (no ceil_mode, no indices), Identity or Dropout; "
+            "batch norm needs running statistics"
+        )
+    module = copy.deepcopy(module).double().eval()
+    try:
+        out = module.forward(x)
+    except (RuntimeError, ValueError) as error:
+        raise WorkbenchError(f"{here}: does not take an input of shape {shape(x)}: correct the plane") from error
+    if pools:
+        down, across = pair(module.kernel_size)
+        if down * across > MANY:
+            raise WorkbenchError(f"{here}: windows of {down * across} entries: at most {MANY} are supported")
+        steps.append(Nonlinear(Windows(tuple(out.shape[1:]), down * across, module), here))
+        return torch.zeros_like(out)
+    for bias in ("bias", "running_mean"):
+        if getattr(module, bias, None) is not None and not isinstance(module, nn.Flatten):
+            getattr(module, bias).data.zero_()
+    steps.append(Affine(module, out[0]))
+    return torch.zeros_like(out)
+
+
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """PyTorch's size arguments: one number stands for both directions."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def shape(x: Tensor) -> tuple[int, ...]:
+    """Of one input in the batch."""
+    return tuple(x.shape[1:])
+
+
+def convex(polygon: ArrayLike) -> NDArray:
+    """The polygon as float64 ``[n, 2]``, counter-clockwise; a clockwise one is turned round.
+
+    Raises WorkbenchError unless it is a convex polygon with an area.
+    """
+    xy = np.asarray(polygon, np.float64)
+    if xy.ndim != 2 or xy.shape[1] != 2 or len(xy) < 3:
+        raise WorkbenchError(f"a polygon is three or more vertices [n, 2], not an array of shape {xy.shape}")
+    if not np.isfinite(xy).all():
+        raise WorkbenchError("the polygon has vertices at NaN or infinity")
+    edge = np.roll(xy, -1, 0) - xy
+    ahead = np.roll(edge, -1, 0)
+    turn = np.arctan2(edge[:, 0] * ahead[:, 1] - edge[:, 1] * ahead[:, 0], (edge * ahead).sum(1))
+    if (turn <= 0).all():
+        return convex(xy[::-1])
+    size, (x, y) = np.ptp(xy, axis=0).max(), (xy - xy[0]).T
+    if not edge.any(1).all() or abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) < 1e-12 * size**2:
+        raise WorkbenchError("the polygon has no area, or the same vertex twice in a row")
+    if turn.min() < -1e-12 or turn.sum() > 7:  # once round is 2 pi
+        raise WorkbenchError("the polygon is not convex: give its vertices in order, all turning the same way")
+    return xy
+
+
+@torch.no_grad()
+def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, limit: int = 2_000_000) -> Partition:
+    """Cut a convex polygon into the regions on which ``net`` (in evaluation mode, in float64) is affine.
+
+    Args:
+        net: of nn.Sequential and the modules that `read` knows; the last one gives the logits ``[C]``.
+        polygon: convex, ``[n, 2]``, in plane coordinates.
+        plane: where the polygon lies in input space; a net of two inputs needs none.
+        limit: more regions than this are an error.
+
+    Raises:
+        WorkbenchError: for a module that is not piecewise affine or not known, weights that are not finite, an
+            input of the wrong shape, a polygon that is not convex, or too many regions.
+    """
+    xy = convex(polygon)
+    plane = plane or Plane(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    start, steps = torch.stack([plane.u, plane.v, plane.origin]).double()[None], []
+    logits = read(net, "", torch.zeros_like(start[:, 0]), steps)
+    if logits.ndim != 2:
+        raise WorkbenchError(f"the net's output has shape {shape(logits)}, not [classes]: end it with Flatten")
+    widest = max([start[0, 0].numel(), *(step.offset.numel() for step in steps if isinstance(step, Affine))])
+    size = max(1, BLOCK // (24 * widest))
+    found, pending = [], 1
+
+    def descend(at: int, edges: NDArray, counts: NDArray, maps: Tensor, saved: list, patterns: list) -> None:
+        nonlocal pending
+        for i, step in enumerate(steps[at:], at + 1):
+            if isinstance(step, Affine):
+                maps = step(maps)
+            elif step == SAVE:
+                saved = [*saved, maps]
+            elif step == ADD:
+                maps, saved = maps + saved[-1], saved[:-1]
+            else:
+                units, pending = step.layer.units(maps), pending - len(counts)
+                edges, counts, parent, labels = subdivide(step.layer, units, edges, counts, limit - pending, step.name)
+                pending += len(counts)
+                for part in np.array_split(np.arange(len(counts)), -(-len(counts) // size)):
+                    before, label = parent[part], labels[part]
+                    behind = step.layer.apply(units, before, label)
+                    stack = [maps[before] for maps in saved]
+                    descend(i, *take(edges, counts, part), behind, stack, [*(p[before] for p in patterns), label])
+                return
+        found.append((edges[:2].T, counts, maps.transpose(1, 2).numpy(), patterns))
+
+    counts = np.array([len(xy)])
+    descend(0, geometry(xy.T, counts), counts, start, [], [])
+    vertices, counts, maps, patterns = zip(*found, strict=True)
+    starts = np.append(0, np.concatenate(counts).cumsum())
+    patterns = [np.concatenate(layer) for layer in zip(*patterns, strict=True)]
+    return Partition(np.concatenate(vertices), starts, patterns, np.concatenate(maps))
