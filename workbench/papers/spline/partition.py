@@ -101,9 +101,6 @@ class Partition:
     patterns: list[NDArray]
     maps: NDArray
 
-    def __len__(self) -> int:
-        return len(self.maps)
-
     def polygons(self) -> Iterator[NDArray]:
         """Each region's vertices ``[n, 2]``."""
         return (self.vertices[a:b] for a, b in zip(self.starts, self.starts[1:], strict=False))
@@ -410,7 +407,7 @@ def read(module: nn.Module, name: str, x: Tensor, steps: list[Step]) -> Tensor:
     """Append the steps of ``module`` to ``steps``; x is a batch of one zero input, and the output likewise."""
     here, kind = f"layer {name or 'at the top'} ({type(module).__name__})", type(module)
     if isinstance(module, nn.Sequential) and kind.forward is nn.Sequential.forward:
-        for child, part in module.named_children():
+        for child, part in enumerate(module):  # named_children would skip a module that stands here twice
             x = read(part, f"{name}.{child}".lstrip("."), x, steps)
         return x
     for value in [*module.parameters(), *module.buffers()]:
@@ -477,16 +474,19 @@ def convex(polygon: ArrayLike) -> NDArray:
         raise WorkbenchError(f"a polygon is three or more vertices [n, 2], not an array of shape {xy.shape}")
     if not np.isfinite(xy).all():
         raise WorkbenchError("the polygon has vertices at NaN or infinity")
+    x, y = (xy - xy[:1]).T
+    area = (x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    if area < 0:
+        xy = xy[::-1]
     edge = np.roll(xy, -1, 0) - xy
     ahead = np.roll(edge, -1, 0)
+    if not edge.any(1).all():
+        raise WorkbenchError("the polygon has the same vertex twice in a row")
     turn = np.arctan2(edge[:, 0] * ahead[:, 1] - edge[:, 1] * ahead[:, 0], (edge * ahead).sum(1))
-    if (turn <= 0).all():
-        return convex(xy[::-1])
-    size, (x, y) = np.ptp(xy, axis=0).max(), (xy - xy[0]).T
-    if not edge.any(1).all() or abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) < 1e-12 * size**2:
-        raise WorkbenchError("the polygon has no area, or the same vertex twice in a row")
     if turn.min() < -1e-12 or turn.sum() > 7:  # once round is 2 pi
         raise WorkbenchError("the polygon is not convex: give its vertices in order, all turning the same way")
+    if abs(area) < 1e-12 * np.ptp(xy) ** 2:
+        raise WorkbenchError("the polygon has no area")
     return xy
 
 
