@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from workbench import WorkbenchError
 
-BLOCK = 2**20  # bytes of the maps of one block of regions at the widest layer
+BLOCK = 2**22  # bytes of the maps of one block of regions at the widest layer
 ULPS = 64 * np.finfo(np.float64).eps  # a unit is zero where rounding could have moved it there
 NEVER = -1e300  # the value of max-pool padding; infinity would make NaN
 MANY = 127  # entries of a pooling window that int8 can number
@@ -206,28 +206,34 @@ def sides(values: NDArray, tolerance: NDArray) -> NDArray:
     return (values > tolerance).view(np.uint8) | ((values < -tolerance).view(np.uint8) << 1)
 
 
-def clip(edges: NDArray, counts: NDArray, lines: NDArray, side: NDArray, kept: int) -> tuple[NDArray, NDArray]:
-    """Cut each polygon at its line ``[3, P]`` and keep one side (1 or 2); a polygon beyond it keeps no vertex.
+def clip(
+    edges: NDArray, counts: NDArray, lines: NDArray, side: NDArray, kept: tuple[int, ...]
+) -> tuple[NDArray, NDArray]:
+    """Cut each polygon at its line and keep one side or, one after the other, both.
 
     Args:
         edges: polygons ``[7, V]``, with ``counts`` ``[P]`` vertices each.
         counts: see there.
-        lines: where to cut.
+        lines: ``[3, P]``.
         side: of every vertex, ``[V]``.
-        kept: the side to keep.
+        kept: the sides to keep, 1 or 2; a polygon beyond its line is left without vertices.
     """
-    V, ahead = len(side), side[following(counts)]
+    V, first, ahead = len(side), offsets(counts), side[following(counts)]
     crossed = side * ahead == 2
-    where = np.flatnonzero(crossed)
-    lines = np.repeat(lines, counts, axis=1)
-    new = np.concatenate([crossing(edges[4:, where], lines[:, where]), edges[4:, where]])
+    where, lines = np.flatnonzero(crossed), np.repeat(lines, counts, axis=1)
+    both = edges[4:, where]
+    pool = np.hstack([edges, np.concatenate([crossing(both, lines[:, where]), both])])
     # Two slots a vertex: itself, and the crossing on the edge behind it. Where the polygon leaves, the line is next.
-    keep = np.stack([side != 3 - kept, crossed], 1)
-    leave = np.stack([(side == 0) & (ahead == 3 - kept), crossed & (side == kept)], 1)[keep]
-    slot = np.stack([np.arange(V), V - 1 + crossed.cumsum()], 1)[keep]
-    out = np.concatenate([edges, new], axis=1).take(slot, axis=1)
-    out[4:, leave] = lines[:, np.repeat(np.arange(V), keep.sum(1))[leave]]
-    return out, np.add.reduceat(keep.sum(1), offsets(counts))
+    slot = np.stack([np.arange(V), V - 1 + crossed.cumsum()], 1).ravel()
+    parts, numbers = [], []
+    for this in kept:
+        own, gone = side != 3 - this, ahead == 3 - this
+        keep = np.flatnonzero(np.stack([own, crossed], 1))
+        leave = np.flatnonzero(np.stack([gone & (side == 0), gone & crossed], 1).ravel()[keep])
+        parts.append(pool.take(slot[keep], axis=1))
+        parts[-1][4:, leave] = lines[:, keep[leave] // 2]
+        numbers.append(np.add.reduceat(own.view(np.int8) + crossed, first))
+    return np.hstack(parts), np.hstack(numbers)
 
 
 # --- nonlinear layers: which units cut a region, and into what --------------------------------------------------
@@ -258,15 +264,15 @@ class Hinges:
 
     def split(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Both halves of every polygon: edges, counts, source polygon and sign."""
-        side, all_ = sides(*evaluate(lines, edges, counts)), np.arange(len(counts))
-        (plus, more), (minus, less) = (clip(edges, counts, lines, side, kept) for kept in (1, 2))
+        halves = clip(edges, counts, lines, sides(*evaluate(lines, edges, counts)), (1, 2))
         sign = np.repeat(np.array([1, -1], np.int8), len(counts))
-        return np.hstack([plus, minus]), np.hstack([more, less]), np.hstack([all_, all_]), sign
+        return *halves, np.tile(np.arange(len(counts)), 2), sign
 
     def apply(self, units: NDArray, parent: NDArray, sign: NDArray) -> Tensor:
         """Maps behind the layer, of children with these parents and signs ``[R, n]``."""
-        factor = np.array([0.0, 1.0, self.slope])[sign]
-        return torch.from_numpy(units[parent] * factor[:, None]).unflatten(2, self.shape)
+        maps = units[parent]
+        maps *= np.array([0.0, 1.0, self.slope])[sign][:, None]
+        return torch.from_numpy(maps).unflatten(2, self.shape)
 
 
 @dataclass
@@ -318,7 +324,7 @@ class Windows:
             found = np.bitwise_or.reduceat(side, offsets(counts))
             side[np.repeat((found == 0) & (winner > other), counts)] = 2  # equal everywhere: the lower place wins
             side[np.repeat(found == 2, counts)] = 2  # it only touches
-            edges, counts = clip(edges, counts, mine - others, side, 1)
+            edges, counts = clip(edges, counts, mine - others, side, (1,))
             left = counts > 0
             source, winner, counts = source[left], winner[left], counts[left]
         return edges, counts, source, winner
@@ -352,7 +358,7 @@ def subdivide(
     lines, candidate, parent, done = units[region, :, unit].T, np.arange(len(unit)), np.arange(len(counts)), []
     while True:
         if len(region):
-            label, cut = layer.decide(lines[..., candidate], *take(edges, counts, region))
+            label, cut = layer.decide(lines[..., candidate], *take(edges[:4], counts, region))
             labels[region[~cut], unit[candidate[~cut]]] = label[~cut]
             region, candidate = region[cut], candidate[cut]
         number = np.bincount(region, minlength=len(counts))
