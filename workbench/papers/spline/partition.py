@@ -15,6 +15,7 @@ small as rounding allows where regions are small.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -94,12 +95,14 @@ class Partition:
         patterns: int8 ``[R, units]``, one a nonlinear layer: the sign of each unit (0 where it is zero all over
             the region), or the winner's place in each max-pool window.
         maps: ``[R, C, 3]``: the logits are ``maps[..., :2] @ (s, t) + maps[..., 2]``.
+        rounding: ``[R, 3]``, how large the terms were that made up the maps.
     """
 
     vertices: NDArray
     starts: NDArray
     patterns: list[NDArray]
     maps: NDArray
+    rounding: NDArray
 
     def polygons(self) -> Iterator[NDArray]:
         """Each region's vertices ``[n, 2]``."""
@@ -131,15 +134,14 @@ class Partition:
         boundary; it is one if the cell on its other side, which has the same edge reversed, has another winner.
         """
         windows = self.maps.transpose(0, 2, 1)[:, :, None]
-        edges = geometry(self.vertices.T, np.diff(self.starts))
-        layer = Windows((1,), windows.shape[-1])
-        edges, counts, parent, winner = subdivide(layer, windows, edges, np.diff(self.starts), np.inf, "")
+        counts = np.diff(self.starts)
+        layer = Windows((1,), np.ones(1), np.zeros(1), windows.shape[-1])
+        edges = geometry(self.vertices.T, counts)
+        edges, counts, parent, winner = subdivide(layer, windows, self.rounding, edges, counts, np.inf, "")
         winner = np.repeat(winner[:, 0], counts).astype(np.int64)
-        values, tolerance = evaluate(windows[parent, :, 0].T, edges, counts)
-        vertex, ahead = np.arange(len(winner)), following(counts)
-        near = values[winner, vertex] - values <= 4 * (tolerance[winner, vertex] + tolerance)
-        near_ahead = values[winner, ahead] - values[:, ahead] <= 4 * (tolerance[winner, ahead] + tolerance[:, ahead])
-        tied = np.flatnonzero((near & near_ahead).sum(0) > 1)
+        values, tolerance = evaluate(windows[parent, :, 0].T, self.rounding[parent].T, edges, counts)
+        near, ahead = values.max(0) - values <= 4 * tolerance, following(counts)
+        tied = np.flatnonzero((near & near[:, ahead]).sum(0) > 1)
         a, b, winner = edges[:2, tied].T, edges[:2, ahead[tied]].T, winner[tied]
         if not len(tied):
             return Boundary(np.empty((0, 2, 2)), np.empty((0, 2), np.int64))
@@ -194,11 +196,15 @@ def crossing(first: NDArray, second: NDArray) -> NDArray:
     return np.stack([x, y, (abs(bf) + abs(ce) + abs(x) * slack) / det, (abs(cd) + abs(af) + abs(y) * slack) / det])
 
 
-def evaluate(lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
-    """The values of one unit a polygon, ``[..., 3, P]``, at its vertices, and their tolerances: both ``[..., V]``."""
+def evaluate(lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
+    """One unit a polygon, ``[..., 3, P]``, at its vertices: values ``[..., V]``, and a bound ``[V]`` on rounding.
+
+    ``sizes`` ``[3, P]`` bounds the terms that were summed up to the units' coefficients.
+    """
     a, b, c = np.moveaxis(np.repeat(lines, counts, axis=-1), -2, 0)
+    da, db, dc = np.repeat(ULPS * sizes, counts, axis=1)
     x, y, dx, dy = edges[:4]
-    return a * x + b * y + c, ULPS * (abs(a) * dx + abs(b) * dy + abs(c))
+    return a * x + b * y + c, da * dx + db * dy + dc
 
 
 def sides(values: NDArray, tolerance: NDArray) -> NDArray:
@@ -239,11 +245,16 @@ def clip(
 # --- nonlinear layers: which units cut a region, and into what --------------------------------------------------
 
 
+Children = tuple[NDArray, NDArray, NDArray, NDArray]  # edges [7, V], counts, parents and labels
+
+
 @dataclass
 class Hinges:
     """ReLU (slope 0), leaky ReLU, absolute value (slope -1): units are affine functions ``[R, 3, n]``."""
 
     shape: tuple[int, ...]
+    factor: NDArray
+    shift: NDArray
     slope: float
 
     def units(self, maps: Tensor) -> NDArray:
@@ -257,14 +268,14 @@ class Hinges:
         z = a * x + b * y + units[:, 2]
         return np.sign(z).astype(np.int8), abs(z) < abs(a) * dx + abs(b) * dy
 
-    def decide(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
+    def decide(self, lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
         """Sign of one unit ``[3, P]`` a polygon, and whether it really cuts."""
-        found = np.bitwise_or.reduceat(sides(*evaluate(lines, edges, counts)), offsets(counts))
+        found = np.bitwise_or.reduceat(sides(*evaluate(lines, sizes, edges, counts)), offsets(counts))
         return np.array([0, 1, -1, 0], np.int8)[found], found == 3
 
-    def split(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    def split(self, lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> Children:
         """Both halves of every polygon: edges, counts, source polygon and sign."""
-        halves = clip(edges, counts, lines, sides(*evaluate(lines, edges, counts)), (1, 2))
+        halves = clip(edges, counts, lines, sides(*evaluate(lines, sizes, edges, counts)), (1, 2))
         sign = np.repeat(np.array([1, -1], np.int8), len(counts))
         return *halves, np.tile(np.arange(len(counts)), 2), sign
 
@@ -280,6 +291,8 @@ class Windows:
     """Max pooling: units are W windows of m affine functions, ``[R, 3, W, m]``; the lowest place wins a tie."""
 
     shape: tuple[int, ...]
+    factor: NDArray
+    shift: NDArray
     entries: int
     pool: nn.MaxPool2d | None = None
 
@@ -301,26 +314,26 @@ class Windows:
         lead = z.max(-1, keepdims=True) - z
         return winner.astype(np.int8), (lead < a * dx + b * dy).any(-1)
 
-    def decide(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
+    def decide(self, lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
         """Winner of one window ``[m, 3, P]`` a polygon, and whether another entry wins somewhere.
 
         Who wins at all vertices wins everywhere, and has the largest sum over them.
         """
-        values, tolerance = evaluate(lines, edges, counts)
+        values, tolerance = evaluate(lines, sizes, edges, counts)
         winner = np.add.reduceat(values, offsets(counts), axis=1).argmax(0)
         best, vertex = np.repeat(winner, counts), np.arange(values.shape[1])
-        beaten = (values - values[best, vertex] > tolerance + tolerance[best, vertex]).any(0)
+        beaten = (values - values[best, vertex] > 2 * tolerance).any(0)
         return winner.astype(np.int8), np.logical_or.reduceat(beaten, offsets(counts))
 
-    def split(self, lines: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    def split(self, lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> Children:
         """The cell of every entry, clipped against each other one in turn; empty cells are dropped."""
         m, P = self.entries, len(counts)
         source, winner = np.repeat(np.arange(P), m), np.tile(np.arange(m, dtype=np.int8), P)
         edges, counts = take(edges, counts, source)
         for other in range(m):
             mine, others = lines[winner, :, source].T, lines[other][:, source]
-            value, tolerance = evaluate(np.stack([mine, others]), edges, counts)
-            side = sides(value[0] - value[1], tolerance.sum(0))
+            value, tolerance = evaluate(np.stack([mine, others]), sizes[:, source], edges, counts)
+            side = sides(value[0] - value[1], 2 * tolerance)
             found = np.bitwise_or.reduceat(side, offsets(counts))
             side[np.repeat((found == 0) & (winner > other), counts)] = 2  # equal everywhere: the lower place wins
             side[np.repeat(found == 2, counts)] = 2  # it only touches
@@ -336,13 +349,14 @@ class Windows:
 
 
 def subdivide(
-    layer: Hinges | Windows, units: NDArray, edges: NDArray, counts: NDArray, limit: float, name: str
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    layer: Hinges | Windows, units: NDArray, largest: NDArray, edges: NDArray, counts: NDArray, limit: float, name: str
+) -> Children:
     """Cut polygons until no unit changes inside one.
 
     Args:
         layer: what a unit is.
-        units: affine functions of every polygon ``[R, 3, ...]``.
+        units: affine functions of every polygon ``[R, 3, units, ...]``.
+        largest: coefficients that entered the affine layers before, ``[R, 3]``.
         edges: polygons ``[7, V]``, with ``counts`` ``[R]`` vertices each.
         counts: see there.
         limit: how many polygons there may be.
@@ -356,9 +370,11 @@ def subdivide(
     # A candidate is a unit that may cut a region; candidates of a region stand side by side.
     region, unit = np.nonzero(unsettled)
     lines, candidate, parent, done = units[region, :, unit].T, np.arange(len(unit)), np.arange(len(counts)), []
+    sizes = layer.factor[unit] * largest[region].T
+    sizes[2] += layer.shift[unit]
     while True:
         if len(region):
-            label, cut = layer.decide(lines[..., candidate], *take(edges[:4], counts, region))
+            label, cut = layer.decide(lines[..., candidate], sizes[:, candidate], *take(edges[:4], counts, region))
             labels[region[~cut], unit[candidate[~cut]]] = label[~cut]
             region, candidate = region[cut], candidate[cut]
         number = np.bincount(region, minlength=len(counts))
@@ -371,7 +387,8 @@ def subdivide(
         # The middle one: sorted parallel lines, the worst case, then take log n rounds.
         middle = offsets(number) + number // 2
         chosen, candidate = candidate[middle], np.delete(candidate, middle)
-        edges, counts, source, label = layer.split(lines[..., chosen], *take(edges, counts, active))
+        polygons = take(edges, counts, active)
+        edges, counts, source, label = layer.split(lines[..., chosen], sizes[:, chosen], *polygons)
         parent, labels, number = parent[active][source], labels[active[source]], number - 1
         labels[np.arange(len(source)), unit[chosen][source]] = label
         candidate = candidate[ranges(offsets(number)[source], number[source])]
@@ -407,67 +424,84 @@ class Nonlinear:
 
 SAVE, ADD = "save", "add"  # around the body of a residual connection
 Step = Affine | Nonlinear | str
+State = tuple[Tensor, NDArray]  # maps [R, 3, *shape], and their largest coefficients [R, 3] at the last nonlinear layer
 
 
-def read(module: nn.Module, name: str, x: Tensor, steps: list[Step]) -> Tensor:
-    """Append the steps of ``module`` to ``steps``; x is a batch of one zero input, and the output likewise."""
-    here, kind = f"layer {name or 'at the top'} ({type(module).__name__})", type(module)
+def read(module: nn.Module, name: str, sizes: Tensor, steps: list[Step]) -> Tensor:
+    """Append the steps of ``module`` to ``steps``.
+
+    Args:
+        module: the network, or a part of it.
+        name: of the part, for errors.
+        sizes: how large the terms that make up each entry can be, ``[2, *shape]``: a factor of the largest
+            coefficient behind the last nonlinear layer, and what the offsets add.
+        steps: the list so far.
+
+    Returns:
+        The sizes behind the module.
+    """
+    here, kind, shape = f"layer {name or 'at the top'} ({type(module).__name__})", type(module), tuple(sizes.shape[1:])
     if isinstance(module, nn.Sequential) and kind.forward is nn.Sequential.forward:
         for child, part in enumerate(module):  # named_children would skip a module that stands here twice
-            x = read(part, f"{name}.{child}".lstrip("."), x, steps)
-        return x
+            sizes = read(part, f"{name}.{child}".lstrip("."), sizes, steps)
+        return sizes
     for value in [*module.parameters(), *module.buffers()]:
         if not value.isfinite().all():
             raise WorkbenchError(f"{here}: weights hold NaN or infinity: train it again")
     if kind is Residual:
         steps.append(SAVE)
-        out = read(module.body, f"{name}.body".lstrip("."), x, steps)
+        body = read(module.body, f"{name}.body".lstrip("."), sizes, steps)
         steps.append(ADD)
-        if out.shape != x.shape:
-            raise WorkbenchError(f"{here}: the body turns {shape(x)} into {shape(out)}: it must keep the shape")
-        return x
+        if body.shape != sizes.shape:
+            raise WorkbenchError(f"{here}: the body turns {shape} into {tuple(body.shape[1:])}: it must keep the shape")
+        return sizes + body
     if kind in NOTHING:
-        return x
+        return sizes
     slope = {nn.ReLU: 0.0, Absolute: -1.0, nn.LeakyReLU: getattr(module, "negative_slope", None)}.get(kind)
     if slope is not None:
         if kind is nn.LeakyReLU and not 0 <= slope < 1:
             raise WorkbenchError(f"{here}: its slope is {slope}: take one from 0 up to, not including, 1")
-        steps.append(Nonlinear(Hinges(tuple(x.shape[1:]), slope), here))
-        return x
+        steps.append(Nonlinear(Hinges(shape, *sizes.flatten(1).numpy(), slope), here))
+        return fresh(shape)
     pools = kind is nn.MaxPool2d and not module.ceil_mode and not module.return_indices
-    frozen = getattr(module, "running_mean", 0) is not None
-    if not (pools or (kind in AFFINE and frozen)):
+    if not (pools or (kind in AFFINE and getattr(module, "running_mean", 0) is not None)):
         names = ", ".join(k.__name__ for k in (nn.Sequential, Residual, nn.ReLU, nn.LeakyReLU, Absolute, *AFFINE))
         raise WorkbenchError(
             f"{here}: not supported: use {names}, MaxPool2d (no ceil_mode, no indices), Identity or Dropout; "
             "batch norm needs running statistics"
         )
-    module = copy.deepcopy(module).double().eval()
+    linear = copy.deepcopy(module).double().eval()
     try:
-        out = module.forward(x)
+        offset = linear.forward(torch.zeros_like(sizes[:1]))[0]
     except (RuntimeError, ValueError) as error:
-        raise WorkbenchError(f"{here}: does not take an input of shape {shape(x)}: correct the plane") from error
+        raise WorkbenchError(f"{here}: does not take an input of shape {shape}: correct the plane") from error
     if pools:
-        down, across = pair(module.kernel_size)
-        if down * across > MANY:
-            raise WorkbenchError(f"{here}: windows of {down * across} entries: at most {MANY} are supported")
-        steps.append(Nonlinear(Windows(tuple(out.shape[1:]), down * across, module), here))
-        return torch.zeros_like(out)
-    for bias in ("bias", "running_mean"):
-        if getattr(module, bias, None) is not None and not isinstance(module, nn.Flatten):
-            getattr(module, bias).data.zero_()
-    steps.append(Affine(module, out[0]))
-    return torch.zeros_like(out)
+        m = math.prod(pair(module.kernel_size))
+        if m > MANY:
+            raise WorkbenchError(f"{here}: windows of {m} entries: at most {MANY} are supported")
+        worst = sizes.flatten(1).amax(1, keepdim=True).expand(2, offset.numel()).numpy()
+        steps.append(Nonlinear(Windows(tuple(offset.shape), *worst, m, linear), here))
+        return fresh(offset.shape)
+    for part in ("bias", "running_mean"):
+        if isinstance(getattr(linear, part, None), Tensor):
+            getattr(linear, part).zero_()
+    steps.append(Affine(linear, offset))
+    absolute = copy.deepcopy(linear)
+    for weight in absolute.parameters():
+        weight.abs_()
+    sizes = absolute.forward(sizes)
+    sizes[1] += offset.abs()
+    return sizes
+
+
+def fresh(shape: tuple[int, ...]) -> Tensor:
+    """Sizes where the largest coefficient is taken anew."""
+    return torch.stack([torch.ones(shape), torch.zeros(shape)]).double()
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """PyTorch's size arguments: one number stands for both directions."""
     return value if isinstance(value, tuple) else (value, value)
-
-
-def shape(x: Tensor) -> tuple[int, ...]:
-    """Of one input in the batch."""
-    return tuple(x.shape[1:])
 
 
 def convex(polygon: ArrayLike) -> NDArray:
@@ -496,6 +530,12 @@ def convex(polygon: ArrayLike) -> NDArray:
     return xy
 
 
+def coefficients(maps: Tensor) -> NDArray:
+    """The largest of each row of maps, ``[R, 3]``."""
+    low, high = maps.flatten(2).aminmax(dim=2)
+    return torch.maximum(-low, high).numpy()
+
+
 @torch.no_grad()
 def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, limit: int = 2_000_000) -> Partition:
     """Cut a convex polygon into the regions on which ``net`` (in evaluation mode, in float64) is affine.
@@ -513,37 +553,42 @@ def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, li
     xy = convex(polygon)
     plane = plane or Plane(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     start, steps = torch.stack([plane.u, plane.v, plane.origin]).double()[None], []
-    logits = read(net, "", torch.zeros_like(start[:, 0]), steps)
-    if logits.ndim != 2:
-        raise WorkbenchError(f"the net's output has shape {shape(logits)}, not [classes]: end it with Flatten")
+    sizes = read(net, "", fresh(plane.origin.shape), steps)
+    if sizes.ndim != 2:
+        raise WorkbenchError(f"the net's output has shape {tuple(sizes.shape[1:])}, not [classes]: end it with Flatten")
     widest = max([start[0, 0].numel(), *(step.offset.numel() for step in steps if isinstance(step, Affine))])
-    size = max(1, BLOCK // (24 * widest))
-    found, pending = [], 1
+    block, found, pending = max(1, BLOCK // (24 * widest)), [], 1
 
-    def descend(at: int, edges: NDArray, counts: NDArray, maps: Tensor, saved: list, patterns: list) -> None:
+    def descend(at: int, edges: NDArray, counts: NDArray, state: State, saved: list[State], patterns: list) -> None:
         nonlocal pending
+        maps, largest = state
         for i, step in enumerate(steps[at:], at + 1):
             if isinstance(step, Affine):
                 maps = step(maps)
             elif step == SAVE:
-                saved = [*saved, maps]
+                saved = [*saved, (maps, largest)]
             elif step == ADD:
-                maps, saved = maps + saved[-1], saved[:-1]
+                *saved, (before, large) = saved
+                maps, largest = maps + before, np.maximum(largest, large)
             else:
                 units, pending = step.layer.units(maps), pending - len(counts)
-                edges, counts, parent, labels = subdivide(step.layer, units, edges, counts, limit - pending, step.name)
+                edges, counts, parent, labels = subdivide(
+                    step.layer, units, largest, edges, counts, limit - pending, step.name
+                )
                 pending += len(counts)
-                for part in np.array_split(np.arange(len(counts)), -(-len(counts) // size)):
+                for part in np.array_split(np.arange(len(counts)), -(-len(counts) // block)):
                     before, label = parent[part], labels[part]
                     behind = step.layer.apply(units, before, label)
-                    stack = [maps[before] for maps in saved]
-                    descend(i, *take(edges, counts, part), behind, stack, [*(p[before] for p in patterns), label])
+                    stack = [(maps[before], large[before]) for maps, large in saved]
+                    passed = [*(pattern[before] for pattern in patterns), label]
+                    descend(i, *take(edges, counts, part), (behind, coefficients(behind)), stack, passed)
                 return
-        found.append((edges[:2].T, counts, maps.transpose(1, 2).numpy(), patterns))
+        rounding = sizes[0].max().item() * largest + [0, 0, sizes[1].max().item()]
+        found.append((edges[:2].T, counts, maps.transpose(1, 2).numpy(), rounding, patterns))
 
     counts = np.array([len(xy)])
-    descend(0, geometry(xy.T, counts), counts, start, [], [])
-    vertices, counts, maps, patterns = zip(*found, strict=True)
+    descend(0, geometry(xy.T, counts), counts, (start, coefficients(start)), [], [])
+    vertices, counts, maps, rounding, patterns = zip(*found, strict=True)
     starts = np.append(0, np.concatenate(counts).cumsum())
     patterns = [np.concatenate(layer) for layer in zip(*patterns, strict=True)]
-    return Partition(np.concatenate(vertices), starts, patterns, np.concatenate(maps))
+    return Partition(np.concatenate(vertices), starts, patterns, np.concatenate(maps), np.concatenate(rounding))
