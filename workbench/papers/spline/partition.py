@@ -135,9 +135,9 @@ class Partition:
         """
         windows = self.maps.transpose(0, 2, 1)[:, :, None]
         counts = np.diff(self.starts)
-        layer = Windows((1,), np.ones(1), np.zeros(1), windows.shape[-1])
+        layer = Windows("boundary", (1,), np.array([[1.0], [0.0]]), windows.shape[-1])
         edges = geometry(self.vertices.T, counts)
-        edges, counts, parent, winner = subdivide(layer, windows, self.rounding, edges, counts, np.inf, "")
+        edges, counts, parent, winner = subdivide(layer, windows, self.rounding, edges, counts, np.inf)
         winner = np.repeat(winner[:, 0], counts).astype(np.int64)
         values, tolerance = evaluate(windows[parent, :, 0].T, self.rounding[parent].T, edges, counts)
         near, ahead = values.max(0) - values <= 4 * tolerance, following(counts)
@@ -215,14 +215,9 @@ def sides(values: NDArray, tolerance: NDArray) -> NDArray:
 def clip(
     edges: NDArray, counts: NDArray, lines: NDArray, side: NDArray, kept: tuple[int, ...]
 ) -> tuple[NDArray, NDArray]:
-    """Cut each polygon at its line and keep one side or, one after the other, both.
+    """Cut each polygon at its line ``[3, P]``; ``side`` ``[V]`` says where its vertices lie.
 
-    Args:
-        edges: polygons ``[7, V]``, with ``counts`` ``[P]`` vertices each.
-        counts: see there.
-        lines: ``[3, P]``.
-        side: of every vertex, ``[V]``.
-        kept: the sides to keep, 1 or 2; a polygon beyond its line is left without vertices.
+    The sides ``kept``, 1 or 2 or both, follow each other; a polygon with nothing there is left without vertices.
     """
     V, first, ahead = len(side), offsets(counts), side[following(counts)]
     crossed = side * ahead == 2
@@ -250,11 +245,14 @@ Children = tuple[NDArray, NDArray, NDArray, NDArray]  # edges [7, V], counts, pa
 
 @dataclass
 class Hinges:
-    """ReLU (slope 0), leaky ReLU, absolute value (slope -1): units are affine functions ``[R, 3, n]``."""
+    """ReLU (slope 0), leaky ReLU, absolute value (slope -1): units are affine functions ``[R, 3, n]``.
 
+    ``sizes`` ``[2, n]`` are those of `read`, ``shape`` is the output's.
+    """
+
+    name: str
     shape: tuple[int, ...]
-    factor: NDArray
-    shift: NDArray
+    sizes: NDArray
     slope: float
 
     def units(self, maps: Tensor) -> NDArray:
@@ -290,9 +288,9 @@ class Hinges:
 class Windows:
     """Max pooling: units are W windows of m affine functions, ``[R, 3, W, m]``; the lowest place wins a tie."""
 
+    name: str
     shape: tuple[int, ...]
-    factor: NDArray
-    shift: NDArray
+    sizes: NDArray
     entries: int
     pool: nn.MaxPool2d | None = None
 
@@ -349,18 +347,17 @@ class Windows:
 
 
 def subdivide(
-    layer: Hinges | Windows, units: NDArray, largest: NDArray, edges: NDArray, counts: NDArray, limit: float, name: str
+    layer: Hinges | Windows, units: NDArray, largest: NDArray, edges: NDArray, counts: NDArray, limit: float
 ) -> Children:
     """Cut polygons until no unit changes inside one.
 
     Args:
-        layer: what a unit is.
-        units: affine functions of every polygon ``[R, 3, units, ...]``.
+        layer: what a unit is, and when it cuts.
+        units: affine functions of every polygon, ``[R, 3, units, ...]``.
         largest: coefficients that entered the affine layers before, ``[R, 3]``.
         edges: polygons ``[7, V]``, with ``counts`` ``[R]`` vertices each.
         counts: see there.
         limit: how many polygons there may be.
-        name: of the layer.
 
     Returns:
         Edges and counts of the children, their parents, and the labels (signs, winners) ``[children, units]``.
@@ -370,8 +367,8 @@ def subdivide(
     # A candidate is a unit that may cut a region; candidates of a region stand side by side.
     region, unit = np.nonzero(unsettled)
     lines, candidate, parent, done = units[region, :, unit].T, np.arange(len(unit)), np.arange(len(counts)), []
-    sizes = layer.factor[unit] * largest[region].T
-    sizes[2] += layer.shift[unit]
+    sizes = layer.sizes[0, unit] * largest[region].T
+    sizes[2] += layer.sizes[1, unit]
     while True:
         if len(region):
             label, cut = layer.decide(lines[..., candidate], sizes[:, candidate], *take(edges[:4], counts, region))
@@ -394,7 +391,7 @@ def subdivide(
         candidate = candidate[ranges(offsets(number)[source], number[source])]
         region = np.repeat(np.arange(len(source)), number[source])
         if sum(len(part[1]) for part in done) + len(counts) > limit:
-            raise WorkbenchError(f"{name}: too many regions: take a smaller polygon, or raise the limit")
+            raise WorkbenchError(f"{layer.name}: too many regions: take a smaller polygon, or raise the limit")
 
 
 # --- the network as a list of steps -----------------------------------------------------------------------------
@@ -414,16 +411,8 @@ class Affine:
         return maps
 
 
-@dataclass
-class Nonlinear:
-    """A layer that cuts regions, and its name for errors."""
-
-    layer: Hinges | Windows
-    name: str
-
-
 SAVE, ADD = "save", "add"  # around the body of a residual connection
-Step = Affine | Nonlinear | str
+Step = Affine | Hinges | Windows | str
 State = tuple[Tensor, NDArray]  # maps [R, 3, *shape], and their largest coefficients [R, 3] at the last nonlinear layer
 
 
@@ -461,7 +450,7 @@ def read(module: nn.Module, name: str, sizes: Tensor, steps: list[Step]) -> Tens
     if slope is not None:
         if kind is nn.LeakyReLU and not 0 <= slope < 1:
             raise WorkbenchError(f"{here}: its slope is {slope}: take one from 0 up to, not including, 1")
-        steps.append(Nonlinear(Hinges(shape, *sizes.flatten(1).numpy(), slope), here))
+        steps.append(Hinges(here, shape, sizes.flatten(1).numpy(), slope))
         return fresh(shape)
     pools = kind is nn.MaxPool2d and not module.ceil_mode and not module.return_indices
     if not (pools or (kind in AFFINE and getattr(module, "running_mean", 0) is not None)):
@@ -480,7 +469,7 @@ def read(module: nn.Module, name: str, sizes: Tensor, steps: list[Step]) -> Tens
         if m > MANY:
             raise WorkbenchError(f"{here}: windows of {m} entries: at most {MANY} are supported")
         worst = sizes.flatten(1).amax(1, keepdim=True).expand(2, offset.numel()).numpy()
-        steps.append(Nonlinear(Windows(tuple(offset.shape), *worst, m, linear), here))
+        steps.append(Windows(here, tuple(offset.shape), worst, m, linear))
         return fresh(offset.shape)
     for part in ("bias", "running_mean"):
         if isinstance(getattr(linear, part, None), Tensor):
@@ -553,6 +542,8 @@ def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, li
     xy = convex(polygon)
     plane = plane or Plane(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     start, steps = torch.stack([plane.u, plane.v, plane.origin]).double()[None], []
+    if not start.isfinite().all():
+        raise WorkbenchError("the plane's inputs hold NaN or infinity")
     sizes = read(net, "", fresh(plane.origin.shape), steps)
     if sizes.ndim != 2:
         raise WorkbenchError(f"the net's output has shape {tuple(sizes.shape[1:])}, not [classes]: end it with Flatten")
@@ -571,18 +562,18 @@ def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, li
                 *saved, (before, large) = saved
                 maps, largest = maps + before, np.maximum(largest, large)
             else:
-                units, pending = step.layer.units(maps), pending - len(counts)
-                edges, counts, parent, labels = subdivide(
-                    step.layer, units, largest, edges, counts, limit - pending, step.name
-                )
+                units, pending = step.units(maps), pending - len(counts)
+                edges, counts, parent, labels = subdivide(step, units, largest, edges, counts, limit - pending)
                 pending += len(counts)
                 for part in np.array_split(np.arange(len(counts)), -(-len(counts) // block)):
                     before, label = parent[part], labels[part]
-                    behind = step.layer.apply(units, before, label)
+                    behind = step.apply(units, before, label)
                     stack = [(maps[before], large[before]) for maps, large in saved]
                     passed = [*(pattern[before] for pattern in patterns), label]
                     descend(i, *take(edges, counts, part), (behind, coefficients(behind)), stack, passed)
                 return
+        if not maps.isfinite().all():
+            raise WorkbenchError("the network's values overflow on this polygon: scale its weights down")
         rounding = sizes[0].max().item() * largest + [0, 0, sizes[1].max().item()]
         found.append((edges[:2].T, counts, maps.transpose(1, 2).numpy(), rounding, patterns))
 
