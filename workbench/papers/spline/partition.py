@@ -413,7 +413,7 @@ class Affine:
 
 SAVE, ADD = "save", "add"  # around the body of a residual connection
 Step = Affine | Hinges | Windows | str
-State = tuple[Tensor, NDArray]  # maps [R, 3, *shape], and their largest coefficients [R, 3] at the last nonlinear layer
+State = tuple[Tensor, NDArray]  # maps [R, 3, *shape], and the largest coefficients [R, 3] of the last nonlinear layer
 
 
 def read(module: nn.Module, name: str, sizes: Tensor, steps: list[Step]) -> Tensor:
@@ -520,7 +520,7 @@ def convex(polygon: ArrayLike) -> NDArray:
 
 
 def coefficients(maps: Tensor) -> NDArray:
-    """The largest of each row of maps, ``[R, 3]``."""
+    """The largest of each row of maps, ``[R, 3]``; no nonlinear layer makes them larger."""
     low, high = maps.flatten(2).aminmax(dim=2)
     return torch.maximum(-low, high).numpy()
 
@@ -562,7 +562,7 @@ def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, li
                 *saved, (before, large) = saved
                 maps, largest = maps + before, np.maximum(largest, large)
             else:
-                units, pending = step.units(maps), pending - len(counts)
+                units, pending, entering = step.units(maps), pending - len(counts), coefficients(maps)
                 edges, counts, parent, labels = subdivide(step, units, largest, edges, counts, limit - pending)
                 pending += len(counts)
                 for part in np.array_split(np.arange(len(counts)), -(-len(counts) // block)):
@@ -570,7 +570,7 @@ def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, li
                     behind = step.apply(units, before, label)
                     stack = [(maps[before], large[before]) for maps, large in saved]
                     passed = [*(pattern[before] for pattern in patterns), label]
-                    descend(i, *take(edges, counts, part), (behind, coefficients(behind)), stack, passed)
+                    descend(i, *take(edges, counts, part), (behind, entering[before]), stack, passed)
                 return
         if not maps.isfinite().all():
             raise WorkbenchError("the network's values overflow on this polygon: scale its weights down")
