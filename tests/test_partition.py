@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.loop_partition import area, loop_partition
+from scipy.linalg import null_space
 from torch import nn
 from torch.nn import functional as F
 
@@ -160,6 +161,25 @@ def test_concurrent_lines(n, centre):
     found = check(lines_net(lines), box(1.0))
     assert len(found.maps) == 2 * n
     assert euler(found) == 1
+
+
+@pytest.mark.parametrize("angle", [1e-2, 1e-4, 1e-6])
+def test_concurrent_lines_at_a_shallow_angle(angle):
+    """Rounding moves where two nearly parallel lines meet by 1 / angle ulps; the third still goes through there."""
+    for seed in range(20):
+        first, *centre = np.random.default_rng(seed).uniform(0.1, 0.9, 3)
+        directions = np.array([first, first + angle, first + 1])
+        lines = np.stack([np.cos(directions), np.sin(directions), np.zeros(3)], 1)
+        lines[:, 2] = -lines[:, :2] @ centre
+        for order in itertools.permutations(lines):
+            assert len(partition(lines_net(order), box(2.0)).maps) == 6
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e-9, 1e-12])
+def test_strips_are_kept_down_to_some_hundred_ulps(width):
+    found = check(lines_net([(1, 0, -0.5), (1, 0, -0.5 - width), (0, 1, 0.3)]), box(1.0))
+    assert len(found.maps) == 6
+    assert np.sort(found.areas)[:2].sum() == pytest.approx(2 * width, rel=1e-3)
 
 
 @pytest.mark.parametrize("n", [10, 50, 150])
@@ -369,6 +389,30 @@ def test_offsets_that_cancel_up_to_rounding_cut_nothing():
     found = same_as_the_loops(net, box(2.0, (0.1, 0.2)))
     assert len(found.maps) == 22
     assert euler(found) == 1
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_units_that_cancel_to_nothing_cut_nothing(residual):
+    active = np.random.default_rng(0).normal(size=(6, 3))
+    active[:, 2] += 9  # so ReLU never closes: six affine functions of x and y
+    combination = np.random.default_rng(1).normal(size=(40, 3)) @ null_space(active.T).T
+    small = nn.Sequential(linear(np.zeros((6, 6)), [1e-12] * 6), nn.ReLU(), linear(np.zeros((6, 6))))
+    between = [Residual(small)] if residual else []
+    layers = linear(active[:, :2], active[:, 2]), nn.ReLU(), *between, linear(combination), nn.ReLU()
+    found = check(nn.Sequential(*layers, linear([[1.0] * 40])), box(1.0))
+    assert len(found.maps) == 1
+    assert not found.patterns[-1].any()
+
+
+def test_the_size_of_blocks_does_not_matter(monkeypatch):
+    net = mlp(2, 12, 12, 3, seed=4)
+    net.insert(2, Residual(nn.Sequential(nn.Linear(12, 12), nn.ReLU()).double()))
+    whole = check(net, box(3.0))
+    monkeypatch.setattr("workbench.papers.spline.partition.BLOCK", 24 * 12 * 5)  # five regions each
+    parts = check(net, box(3.0))
+    assert {row.tobytes() for row in np.hstack(parts.patterns)} == {row.tobytes() for row in np.hstack(whole.patterns)}
+    with pytest.raises(WorkbenchError, match="too many regions"):
+        partition(net, box(3.0), limit=len(whole.maps) - 1)
 
 
 @pytest.mark.parametrize("sides", [3, 5, 40, 300])

@@ -259,12 +259,16 @@ class Hinges:
         """Maps ``[R, 3, *shape]`` as units."""
         return maps.flatten(2).numpy()
 
-    def settle(self, units: NDArray, centre: NDArray, half: NDArray) -> tuple[NDArray, NDArray]:
-        """Signs ``[R, n]`` at the centres ``[2, R]`` of bounding boxes; bool: may it change within ``half``?"""
+    def settle(self, units: NDArray, centre: NDArray, half: NDArray, slack: NDArray) -> tuple[NDArray, NDArray]:
+        """Signs ``[R, n]`` at the centres ``[2, R]`` of boxes, and whether they may change, or vanish, within ``half``.
+
+        ``slack`` ``[R]`` is the rounding of the largest coefficients.
+        """
         (x, y), (dx, dy) = centre[..., None], half[..., None]
         a, b = units[:, 0], units[:, 1]
         z = a * x + b * y + units[:, 2]
-        return np.sign(z).astype(np.int8), abs(z) < abs(a) * dx + abs(b) * dy
+        reach = abs(a) * dx + abs(b) * dy + slack[:, None] * self.sizes[0] + ULPS * self.sizes[1]
+        return np.sign(z).astype(np.int8), abs(z) < reach
 
     def decide(self, lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
         """Sign of one unit ``[3, P]`` a polygon, and whether it really cuts."""
@@ -302,8 +306,8 @@ class Windows:
         columns = F.unfold(padded.flatten(0, 1), pool.kernel_size, pool.dilation, 0, pool.stride)
         return columns.unflatten(1, (-1, self.entries)).unflatten(0, (-1, 3)).transpose(3, 4).flatten(2, 3).numpy()
 
-    def settle(self, units: NDArray, centre: NDArray, half: NDArray) -> tuple[NDArray, NDArray]:
-        """As for hinges: the winners ``[R, W]`` at the centres, and whether they may change."""
+    def settle(self, units: NDArray, centre: NDArray, half: NDArray, slack: NDArray) -> tuple[NDArray, NDArray]:
+        """As for hinges: the winners ``[R, W]``; an exact tie, as behind ReLU, is settled and ``slack`` not used."""
         (x, y), (dx, dy) = centre[..., None, None], half[..., None, None]
         z = units[:, 0] * x + units[:, 1] * y + units[:, 2]
         winner = z.argmax(-1)
@@ -363,7 +367,8 @@ def subdivide(
         Edges and counts of the children, their parents, and the labels (signs, winners) ``[children, units]``.
     """
     low, high = (extreme.reduceat(edges[:2], offsets(counts), axis=1) for extreme in (np.minimum, np.maximum))
-    labels, unsettled = layer.settle(units, (low + high) / 2, (high - low) / 2)
+    slack = ULPS * ((largest[:, :2].T * np.maximum(-low, high)).sum(0) + largest[:, 2])
+    labels, unsettled = layer.settle(units, (low + high) / 2, (high - low) / 2, slack)
     # A candidate is a unit that may cut a region; candidates of a region stand side by side.
     region, unit = np.nonzero(unsettled)
     lines, candidate, parent, done = units[region, :, unit].T, np.arange(len(unit)), np.arange(len(counts)), []
