@@ -64,11 +64,19 @@ class Pattern:
         columns = self.cols + self.num_nodes * torch.arange(K)[:, None]
         return F.pad(counts.cumsum(0), (1, 0)).int(), columns.flatten().int()
 
+    def _matrix(self, entries: Tensor) -> Tensor:
+        """Entries ``[K, M]`` as one block-diagonal CSR matrix."""
+        size = (len(entries) * self.num_nodes,) * 2
+        return torch.sparse_csr_tensor(*self.blocks(len(entries)), entries.flatten(), size, check_invariants=False)
+
     def multiply(self, entries: Tensor, h: Tensor) -> Tensor:
         """``out[k, i] = sum_j entries[k, ij] h[k, j]`` as one block-diagonal sparse product."""
-        K, N, width = h.shape
-        matrix = torch.sparse_csr_tensor(*self.blocks(K), entries.flatten(), (K * N, K * N), check_invariants=False)
-        return (matrix @ h.reshape(K * N, width)).view(K, N, width)
+        return (self._matrix(entries) @ h.flatten(0, 1)).view(h.shape)
+
+    def products(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a[k, i] . b[k, j]`` at the pattern's entries ij only: features ``[K, N, C]`` to ``[K, M]``."""
+        zeros = self._matrix(a.new_zeros(len(a), len(self.rows)))
+        return torch.sparse.sampled_addmm(zeros, a.flatten(0, 1), b.flatten(0, 1).t()).values().view(len(a), -1)
 
 
 class _Propagate(torch.autograd.Function):
@@ -83,8 +91,7 @@ class _Propagate(torch.autograd.Function):
         entries, h = ctx.saved_tensors
         pattern, to_entries, to_h = ctx.pattern, None, None
         if ctx.needs_input_grad[0]:  # only entries of the pattern can move: no N x N gradient
-            pairs = zip(grad, h, strict=True)  # a model at a time stays in cache
-            to_entries = torch.stack([(g[pattern.rows] * x[pattern.cols]).sum(-1) for g, x in pairs])
+            to_entries = pattern.products(grad, h)
         if ctx.needs_input_grad[1]:  # the transpose has the same pattern with mirrored entries
             to_h = pattern.multiply(entries.index_select(1, pattern.reverse), grad)
         return to_entries, to_h, None
@@ -267,10 +274,11 @@ class GAT(GraphNet):
         ends = [p[f"{layer}.{end}"].reshape(K * heads, outputs, 1) for end in ("to", "from")]
         to, source = ((z @ end).squeeze(-1) for end in ends)
         score = to.index_select(1, pattern.rows) + source.index_select(1, pattern.cols)
-        # Softmax does not see a shift of a row; this one bounds the row's scores, so exp cannot overflow.
-        bound = (to + source.amax(1, keepdim=True)).detach().index_select(1, pattern.rows)
-        weight = (F.leaky_relu(score, 0.2) - F.leaky_relu(bound, 0.2)).exp()
-        weight = weight * kept.repeat_interleave(heads, 0)
+        score = F.leaky_relu(score, 0.2).masked_fill(~kept.repeat_interleave(heads, 0), -torch.inf)
+        # Softmax does not see a shift of a row; by its largest score, exp can neither overflow nor vanish.
+        rows = pattern.rows.expand_as(score)
+        peak = torch.full_like(to, -torch.inf).scatter_reduce(1, rows, score.detach(), "amax")
+        weight = (score - peak.detach().index_select(1, pattern.rows)).exp()
         # A column of ones sums each row's weights in the same product: numerator and denominator together.
         sums = propagate(weight, F.pad(z, (0, 1), value=1.0), pattern)
         out = (sums[..., :-1] / sums[..., -1:]).view(K, heads, N, outputs)

@@ -5,7 +5,6 @@ Tables are tidy, one row a seed; accuracies in percent. All arms of a seed share
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +14,6 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from torch import Tensor
-from torch.nn import functional as F
 
 from workbench import data, early_bird, papers
 from workbench.evidence import (
@@ -35,17 +33,15 @@ from workbench.nets import (
     GCN,
     GIN,
     SAGE,
-    ConvNet,
     Features,
     GraphNet,
     Parameters,
     Pattern,
-    conv_macs,
-    mask_channels,
-    remove_channels,
 )
 from workbench.papers.gebt import cost, method
-from workbench.training import generator, train
+from workbench.papers.gebt.channels import channel_tickets
+from workbench.papers.gebt.timing import Ticket, growth, wall_time
+from workbench.training import generator
 
 CONVS: dict[str, type[GraphNet]] = {"gcn": GCN, "gin": GIN, "sage": SAGE, "gat": GAT}
 MARGIN = 1.0
@@ -86,6 +82,7 @@ class Config(papers.Config):
     channel_ratios: tuple[float, ...] = (0.5,)
     channel_epochs: int = 10
     channel_seeds: int = 2
+    channel_widths: tuple[int, ...] = (16, 16, 32)
     growth_edges: tuple[int, ...] = (10_000, 30_000, 100_000)
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -107,6 +104,7 @@ class Config(papers.Config):
             "channel_ratios": (0.3, 0.5, 0.7),
             "channel_epochs": 40,
             "channel_seeds": 5,
+            "channel_widths": (32, 32, 64),
             "growth_edges": (10_000, 30_000, 100_000, 300_000, 1_000_000),
         },
     }
@@ -229,10 +227,14 @@ def _own_task(bench: Bench, parameters: Parameters) -> method.Task:
 EMERGENCE_RATIOS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 
 
-def _distances(trajectory: Tensor, p: float, seeds: Sequence[int]) -> Tensor:
-    """Pairwise mask distances ``[S, T, T]`` of a trajectory ``[T, S, E]`` pruned at p."""
-    masks = [method.draw_edges(trajectory[:, k], p, [seed] * len(trajectory)) for k, seed in enumerate(seeds)]
-    return early_bird.pairwise_distance(torch.stack(masks))
+def _ranks(trajectory: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Rank of every edge at every epoch of ``[T, S, E]``, as ``[S, T, E]``: sorted once, it serves every ratio."""
+    return torch.stack([method.rank_edges(trajectory[:, k], [s] * len(trajectory)) for k, s in enumerate(seeds)])
+
+
+def _distances(ranks: Tensor, p: float) -> Tensor:
+    """Pairwise mask distances ``[S, T, T]`` when every epoch's graph is pruned at p."""
+    return early_bird.pairwise_distance(ranks >= int(p * ranks.shape[-1]))
 
 
 def _emergence_rows(
@@ -262,20 +264,20 @@ def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
     inert = learn(method.Admm(config.p_g[0], config.rho, "mean", every))
 
     admm = [
-        {"dataset": bench.name, "form": form, "p_g": p, "seed": s, "ratio": r}
+        {"dataset": bench.name, "search": "edges", "form": form, "p_g": p, "seed": s, "ratio": r}
         for form, p, run in [("mean", config.p_g[0], inert), *(("sum", p, run) for p, run in pulled.items())]
         for s, r in zip(bench.seeds, run.ratio.mean(0).tolist(), strict=True)
     ]
-    emergence, pairwise = [], {}
+    emergence, pairwise, ranks = [], {}, _ranks(plain.trajectory, bench.seeds)
     for p in EMERGENCE_RATIOS:
-        pairwise[p] = _distances(plain.trajectory, p, bench.seeds)
+        pairwise[p] = _distances(ranks, p)
         code = early_bird.detector_distance(pairwise[p], config.fifo)
         paper = early_bird.detector_distance(pairwise[p], config.fifo, "paper")
         first = early_bird.normalise_by_first
         watched = {"code": first(code, config.fifo), "paper": first(paper, config.fifo), "raw": code}
         emergence += _emergence_rows(bench, watched, dict.fromkeys(watched, config.eta), ticket="geb", p_g=p)
     for p, run in pulled.items():
-        code = early_bird.detector_distance(_distances(run.trajectory, p, bench.seeds), config.fifo)
+        code = early_bird.detector_distance(_distances(_ranks(run.trajectory, bench.seeds), p), config.fifo)
         watched = {"code": early_bird.normalise_by_first(code, config.fifo)}
         emergence += _emergence_rows(bench, watched, {"code": config.eta}, ticket="geb + ADMM", p_g=p)
 
@@ -329,8 +331,16 @@ def edge_tickets(bench: Bench, config: Config) -> dict[str, Any]:
             {"dataset": bench.name, "seed": s, "share": 100 * u} for s, u in zip(bench.seeds, untouched, strict=True)
         ],
         "pairwise": {p: d[0] for p, d in pairwise.items()},
-        "timing": _timing(bench, config, tickets, fresh),
+        "tickets": _dense_and_geb(bench, tickets, fresh),
     }
+
+
+def _dense_and_geb(bench: Bench, tickets: Mapping[float, Mapping[str, Tensor]], start: Parameters) -> list[Ticket]:
+    """What is timed of the first seed: the dense network and its GEB tickets."""
+    first = {name: value[:1] for name, value in start.items()}
+    whole = {name: torch.ones_like(first[name], dtype=torch.bool) for name in ("1.weight", "2.weight")}
+    dense = Ticket("dense", 0.0, 0.0, torch.ones(bench.pattern.num_edges, dtype=torch.bool), first, whole)
+    return [dense, *(Ticket("GEB", p, 0.0, masks["GEB"][0], first, whole) for p, masks in tickets.items())]
 
 
 def _joint_distance(weight_masks: Mapping[str, Tensor], fifo: int, rule: early_bird.Rule) -> tuple[Tensor, Tensor]:
@@ -348,7 +358,7 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
     """Joint tickets of graph and weights: all controls at ``pairs``, inherited accuracy over the grid."""
     first, fresh = bench.start("pretrain"), bench.start("fresh")
     seeds, S = bench.seeds, len(bench.seeds)
-    joint, draws, emergence, lines, sparsity = [], [], [], [], []
+    joint, draws, emergence, lines, sparsity, admm, timed = ([] for _ in range(7))
     wanted = {*config.draw_epochs, config.epochs}
     references = {
         ("dense", "rewind"): Arm(first, bench.ones),
@@ -362,37 +372,40 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
 
     for p_g, p_w in config.pairs:
         search = _search(bench, first, bench.task(), [p_w] * S, config, wanted)
-        masks = {name: m.transpose(0, 1) for name, m in search.weight_masks.items()}  # [K, T, n]
-        graph_distance = _distances(search.edges, p_g, seeds)
-        watched = {}
-        for rule in ("code", "paper"):
-            d_g = early_bird.detector_distance(graph_distance, config.fifo, rule)
-            raw_w, d_w = _joint_distance(search.weight_masks, config.fifo, rule)
-            total = early_bird.normalise_by_first(d_g, config.fifo) + d_w
-            watched[rule] = total / 2 if rule == "code" else total  # the code takes the mean, the paper the sum
-            if rule == "code":
-                watched["raw"] = torch.maximum(d_g, raw_w)
+        sparsifier = method.Admm(p_g, config.rho, "sum", every=1)  # the code's joint loop updates every epoch
+        pulled = _search(bench, first, bench.task(), [p_w] * S, config, wanted, sparsifier)
+        admm += [
+            {"dataset": bench.name, "search": "joint", "form": "sum", "p_g": p_g, "seed": s, "ratio": r}
+            for s, r in zip(seeds, pulled.ratio.mean(0).tolist(), strict=True)
+        ]
+        for run, name in ((search, "joint"), (pulled, "joint + ADMM")):
+            d_g, d_w, watched = _watched_by_joint_detector(run, p_g, config, seeds)
+            eta = {"code": config.eta, "paper": config.eta, "raw": config.joint_eta}
+            emergence += _emergence_rows(bench, watched, eta, after=5, ticket=name, p_g=p_g, p_w=p_w)
+            if run is search:
                 lines += [
                     {"dataset": bench.name, "p_g": p_g, "p_w": p_w, "epoch": t + 1, "edges": g, "weights": w}
-                    for t, (g, w) in enumerate(zip(d_g[0].tolist(), raw_w[0].tolist(), strict=True))
+                    for t, (g, w) in enumerate(zip(d_g[0].tolist(), d_w[0].tolist(), strict=True))
                 ]
-        eta = {"code": config.eta, "paper": config.eta, "raw": config.joint_eta}
-        labels = {"ticket": "joint", "p_g": p_g, "p_w": p_w}
-        emergence += _emergence_rows(bench, watched, eta, after=5, **labels)
 
         def ticket(
-            epoch: int, search: method.JointSearch = search, masks: Parameters = masks, p_g: float = p_g
+            epoch: int, run: method.JointSearch = search, p_g: float = p_g
         ) -> tuple[Parameters, Tensor, Parameters]:
-            parameters = search.snapshots[epoch]
-            kept = {name: m[:, epoch - 1].view_as(parameters[name]) for name, m in masks.items()}
-            return parameters, method.draw_edges(search.edges[epoch - 1], p_g, seeds), kept
+            parameters = run.snapshots[epoch]
+            kept = {name: m[epoch - 1].view_as(parameters[name]) for name, m in run.weight_masks.items()}
+            return parameters, method.draw_edges(run.edges[epoch - 1], p_g, seeds), kept
 
         inherited, edges, kept = ticket(config.epochs)
         random_edges, random_kept = bench.random_edges(p_g), _random_masks(kept, seeds)
+        with_admm = ticket(config.epochs, pulled)
+        one = [{name: value[:1] for name, value in part.items()} for part in (inherited, kept)]
+        timed.append(Ticket("joint", p_g, p_w, edges[0], *one))
         arms = {
             ("ticket", "inherited"): Arm(inherited, edges, kept),
             ("ticket", "rewind"): Arm(first, edges, kept),
             ("ticket", "fresh"): Arm(fresh, edges, kept),
+            ("ticket + ADMM", "inherited"): Arm(*with_admm),
+            ("ticket + ADMM", "rewind"): Arm(first, *with_admm[1:]),
             ("random edges", "inherited"): Arm(inherited, random_edges, kept),
             ("random edges", "rewind"): Arm(first, random_edges, kept),
             ("random weights", "rewind"): Arm(first, edges, random_kept),
@@ -401,7 +414,7 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
         }
         for (arm, start), run in bench.train(arms):
             joint += _rows(bench, run.at_best_validation(), p_g=p_g, p_w=p_w, arm=arm, start=start)
-            before = sum(int(mask.sum()) for mask in kept.values()) / S
+            before = sum(int(mask.sum()) for mask in arms[arm, start].masks.values()) / S
             after = sum(int((run.parameters[name] != 0).sum()) for name in kept) / S
             sparsity.append(
                 {"dataset": bench.name, "p_g": p_g, "p_w": p_w, "arm": arm, "start": start}
@@ -422,16 +435,38 @@ def joint_tickets(bench: Bench, config: Config) -> dict[str, Any]:
         "emergence": emergence,
         "joint_distance": lines,
         "sparsity": sparsity,
+        "admm": admm,
         "grid": _grid(bench, config, first),
+        "tickets": timed,
     }
 
 
+def _watched_by_joint_detector(
+    run: method.JointSearch, p_g: float, config: Config, seeds: Sequence[int]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Raw edge and weight distances ``[S, T]`` under the code's rule, and what each rule compares with eta."""
+    graph_distance, watched, raw = _distances(_ranks(run.edges, seeds), p_g), {}, ()
+    for rule in ("paper", "code"):
+        d_g = early_bird.detector_distance(graph_distance, config.fifo, rule)
+        raw_w, d_w = _joint_distance(run.weight_masks, config.fifo, rule)
+        total = early_bird.normalise_by_first(d_g, config.fifo) + d_w
+        watched[rule] = total / 2 if rule == "code" else total  # the code takes the mean, the paper the sum
+        raw = (d_g, raw_w)
+    return *raw, watched | {"raw": torch.maximum(*raw)}
+
+
 def _search(
-    bench: Bench, start: Parameters, task: method.Task, p_w: Sequence[float], config: Config, wanted: set[int]
+    bench: Bench,
+    start: Parameters,
+    task: method.Task,
+    p_w: Sequence[float],
+    config: Config,
+    wanted: set[int],
+    admm: method.Admm | None = None,
 ) -> method.JointSearch:
     ratios = torch.tensor(p_w, dtype=torch.float64)
     return method.joint_search(
-        bench.net, start, task, ratios, config.epochs, config.joint_lr, wanted.__contains__, config.lr
+        bench.net, start, task, ratios, config.epochs, config.joint_lr, wanted.__contains__, config.lr, admm
     )
 
 
@@ -458,150 +493,6 @@ def _grid(bench: Bench, config: Config, first: Parameters) -> list[dict[str, Any
         for p_g, run in bench.train(arms):
             rows += _rows(bench, run.at_best_validation(), p_g=p_g, p_w=p_w)
     return rows
-
-
-def _median_ms(call: Any, repeats: int = 15) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return 1e3 * float(np.median(times))
-
-
-def _timing(bench: Bench, config: Config, tickets: Mapping[float, Mapping[str, Tensor]], start: Parameters) -> list:
-    """Wall time of a training epoch and of inference, edges really removed; weights stay dense arrays."""
-    rows, task = [], bench.task(1, 1)
-    one = {name: value[:1] for name, value in start.items()}
-    for p in (0.0, *config.p_g):
-        kept = tickets[p]["GEB"][0] if p else torch.ones(bench.pattern.num_edges, dtype=torch.bool)
-        net = GCN(
-            bench.features,
-            Pattern(bench.graph.edges[:, kept], bench.graph.num_nodes),
-            bench.graph.num_classes,
-        )
-        ones = torch.ones(1, int(kept.sum()))
-        graph = net.graph(ones)
-        with torch.no_grad():
-            inference = _median_ms(lambda n=net, g=graph: n.logits(one, g, n.hidden(one, g)))
-        epoch = _median_ms(lambda n=net, w=ones: method.train_network(n, one, w, task, 5), 5) / 5
-        rows.append({"dataset": bench.name, "p_g": p, "train_epoch_ms": epoch, "inference_ms": inference})
-    return rows
-
-
-# --- the original Early-Bird tickets: channels of a convolutional net ---------------------------------------
-
-
-def channel_tickets(config: Config) -> list[dict[str, Any]]:
-    """Early-Bird tickets of the digits conv net, physically pruned and retrained, beside random channels."""
-    images = data.digits()
-    rows = []
-    for seed in range(config.seed, config.seed + config.channel_seeds):
-        order = torch.randperm(len(images.y), generator=generator(seed, "channel split"))
-        train_set, test_set = order[:1400], order[1400:]
-        rules = {"early-bird": False, "relative (ours)": True}
-        detectors = {(rule, p): early_bird.EarlyBird() for rule in rules for p in config.channel_ratios}
-        emerged: dict[tuple[str, float], tuple[int, ConvNet]] = {}
-
-        def watch(epoch: int, net: ConvNet, detectors: dict = detectors, emerged: dict = emerged) -> None:
-            for (rule, p), detector in detectors.items():
-                keep = early_bird.channel_mask(net, p, rules[rule])  # noqa: B023 (called within this seed's turn)
-                if detector.add(keep) and (rule, p) not in emerged:
-                    emerged[rule, p] = (epoch, remove_channels(net, keep))
-
-        torch.manual_seed(seed)
-        net = _train_conv(ConvNet(), images, train_set, config.channel_epochs, seed, slim=1e-4, watch=watch)
-        dense, dense_ms = _test_conv(net, images, test_set)
-        for p in config.channel_ratios:
-            keep = early_bird.channel_mask(net, p)
-            shuffled = keep[torch.randperm(len(keep), generator=generator(seed, "channels"))]
-            arms = {rule: emerged.get((rule, p), (np.nan, None)) for rule in rules}
-            arms["late ticket"] = (config.channel_epochs, remove_channels(net, keep))
-            arms["random"] = (config.channel_epochs, remove_channels(net, shuffled))
-            with torch.no_grad():
-                pruned, masked = arms["late ticket"][1].eval(), mask_channels(net, keep).eval()
-                gap = float((masked(images.x) - pruned(images.x)).abs().max())
-            for arm, (epoch, small) in arms.items():
-                row = {"p": p, "arm": arm, "seed": seed, "epoch": epoch, "dense": dense, "dense_macs": conv_macs(net)}
-                if small is not None:
-                    _train_conv(small, images, train_set, config.channel_epochs, seed)
-                    row["accuracy"], row["ms"] = _test_conv(small, images, test_set)
-                    row |= {"macs": conv_macs(small), "widths": "-".join(map(str, small.widths))}
-                rows.append(row | {"gap": gap, "dense_ms": dense_ms})
-    return rows
-
-
-def _train_conv(
-    net: ConvNet,
-    images: data.Images,
-    nodes: Tensor,
-    epochs: int,
-    seed: int,
-    slim: float = 0.0,
-    watch: Any = None,
-) -> ConvNet:
-    batch, per_epoch = 100, len(nodes) // 100
-    orders = [nodes[torch.randperm(len(nodes), generator=generator(seed, "order", e))] for e in range(epochs)]
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-
-    def loss(step: int) -> Tensor:
-        epoch, position = divmod(step, per_epoch)
-        chosen = orders[epoch][position * batch : (position + 1) * batch]
-        return F.cross_entropy(net(images.x[chosen]), images.y[chosen])
-
-    def after_step(step: int) -> None:
-        if watch is not None and (step + 1) % per_epoch == 0:
-            watch((step + 1) // per_epoch, net)
-
-    net.train()
-    before = (lambda _: early_bird.slim(net, slim)) if slim else None
-    train(loss, optimiser, epochs * per_epoch, before_step=before, after_step=after_step, label="conv net")
-    return net
-
-
-def _test_conv(net: ConvNet, images: data.Images, nodes: Tensor) -> tuple[float, float]:
-    """Test accuracy in percent and milliseconds for one pass over the test images."""
-    net.eval()
-    with torch.no_grad():
-        accuracy = 100 * (net(images.x[nodes]).argmax(1) == images.y[nodes]).float().mean().item()
-        return accuracy, _median_ms(lambda: net(images.x[nodes]), 7)
-
-
-# --- growth --------------------------------------------------------------------------------------------------
-
-
-def growth(config: Config) -> list[dict[str, Any]]:
-    """Time and peak memory of one epoch of graph training on generated graphs; a dense form's memory beside it."""
-    rows = []
-    for edges in config.growth_edges:
-        nodes, g = edges // 5, generator(config.seed, "growth", edges)
-        pairs = torch.randint(nodes, (2, int(1.02 * edges) + 100), generator=g).sort(0).values
-        pairs = torch.unique(pairs[:, pairs[0] < pairs[1]], dim=1)
-        pairs = pairs[:, torch.randperm(pairs.shape[1], generator=g)[:edges]]
-        net = GCN(Features(torch.randn(nodes, 16, generator=g)), Pattern(pairs, nodes), 4)
-        y, ids = torch.randint(4, (1, nodes), generator=g), torch.arange(nodes)[None]
-        task = method.Task(y, ids, ids, ids, [config.seed])
-        start = net.init([g])
-        epoch = lambda n=net, s=start, t=task: method.train_graph(n, s, t, 1, 1e-3)  # noqa: E731
-        ms, peak = _median_ms(epoch, 3), _peak_bytes(epoch)
-        rows.append(
-            {"edges": pairs.shape[1], "nodes": nodes, "epoch_ms": ms, "peak_mb": peak / 1e6}
-            | {"dense_mb": 2 * 4 * nodes**2 / 1e6}  # two float32 copies and nothing else
-        )
-    return rows
-
-
-def _peak_bytes(call: Any) -> int:
-    """Largest sum of tensor bytes alive during the call, beyond those alive before it."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    alive, peak = 0, 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            alive += event.nbytes()
-            peak = max(peak, alive)
-    return peak
 
 
 # --- the whole, its summary and its claims -------------------------------------------------------------------
@@ -699,6 +590,10 @@ def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[t
                     {"dataset": dataset, "arm": "dense", "start": "inherited"},
                 ),
             )
+            yield (
+                claim(f"{name}.admm_helps", f"Inherited {text} is better searched with the ADMM regulariser", above()),
+                contrast(joint, at | {"arm": "ticket + ADMM", "start": "inherited"}, ticket | {"start": "inherited"}),
+            )
             for arm, what in (
                 ("random weights", "its weight mask beats a random one on the same edges"),
                 ("random edges", "its edge mask beats a random one under the same weights"),
@@ -715,20 +610,24 @@ def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[t
             printed = bounds[0] in cells.index
             low, high = cells["value"][bounds].tolist() if printed else (1.0, config.epochs / 4)
             where = "inside the published range" if printed else "within the first quarter"
-            rows = emergence[(emergence["ticket"] == ticket) & (emergence["rule"] == "code")]
-            for (p_g, p_w), group in rows.groupby(["p_g", "p_w"], dropna=False):
+            rules = {"code": f"by the code's rule below {config.eta:g}"}
+            if ticket == "joint":
+                rules["raw"] = f"by both raw fractions below {config.joint_eta:g} (our reading)"
+            rows = emergence[(emergence["ticket"] == ticket) & emergence["rule"].isin(list(rules))]
+            for (p_g, p_w, rule), group in rows.groupby(["p_g", "p_w", "rule"], dropna=False):
                 if ticket == "geb" and p_g not in config.p_g:
                     continue
                 suffix = f"{ticket}{100 * p_g:.0f}" + (f"x{100 * p_w:.0f}" if ticket == "joint" else "")
                 what = "GEB" if ticket == "geb" else "Joint"
                 text = f"{what} ticket ({suffix.removeprefix(ticket)} %) of {dataset} emerges {where}"
-                text = f"{text} ({low:g}-{high:g}) by the code's rule below {config.eta:g}"
+                name = f"gebt.emergence.{dataset}.{suffix}" + (".raw" if rule == "raw" else "")
                 yield (
                     claim(
-                        f"gebt.emergence.{dataset}.{suffix}", text, inside(low, high), "epoch", "GEBT figures 2 and 4"
+                        name, f"{text} ({low:g}-{high:g}) {rules[rule]}", inside(low, high), "epoch",
+                        "GEBT figures 2 and 4",
                     ),
                     _interval_or_none(group.set_index("seed")["epoch"]),
-                )
+                )  # fmt: skip
     channels = tables["channels"]
     source, ours = "You et al., Early-Bird tickets, ICLR 2020", "this workbench; not in the paper"
     for p in config.channel_ratios:
@@ -774,15 +673,19 @@ def _analytic_rows(scale: str) -> list[dict[str, Any]]:
 
 
 def run(config: Config) -> Result:
-    """Run everything the notebook shows, its parts side by side in two processes."""
+    """Run everything the notebook shows: its parts side by side in two processes, then what is timed."""
     jobs = [delayed(_part)(part, name, config) for part in (edge_tickets, joint_tickets) for name in config.datasets]
-    jobs += [delayed(_alone)(channel_tickets, config), delayed(_alone)(growth, config)]
-    *parts, channels, grown = Parallel(n_jobs=2)(jobs)
+    *parts, channels = Parallel(n_jobs=2)([*jobs, delayed(_alone)(channel_tickets, config)])
     edges = parts[: len(config.datasets)]
-    names = dict.fromkeys(name for part in parts for name in part if name != "pairwise")
+    names = dict.fromkeys(name for part in parts for name in part if name not in ("pairwise", "tickets"))
     tables = {name: pd.DataFrame([row for part in parts for row in part.get(name, [])]) for name in names}
     tables["emergence"] = tables["emergence"].assign(p_w=lambda t: t["p_w"].fillna(0.0))
-    tables["channels"], tables["growth"] = pd.DataFrame(channels), pd.DataFrame(grown)
+    tables["channels"] = pd.DataFrame(channels)
+    timed = []  # with nothing beside it
+    for name, *found in zip(config.datasets, edges, parts[len(edges) :], strict=True):
+        tickets = [ticket for part in found for ticket in part["tickets"]]
+        timed += _part(lambda bench, c, tickets=tickets: wall_time(bench, c, tickets), name, config)
+    tables["timing"], tables["growth"] = pd.DataFrame(timed), pd.DataFrame(_alone(growth, config))
     tables["table2"], tables["savings"] = cost.table2(), cost.saving_against_sgcn()
     found = list(_contrasts(tables, config))
     rows = [claim.row(evidence, config.scale) for claim, evidence in found] + _analytic_rows(config.scale)

@@ -135,20 +135,21 @@ def train_network(
     return run
 
 
-def draw_edges(weights: Tensor, ratio: float | Tensor, ties: Sequence[int], largest: bool = False) -> Tensor:
-    """Keep all but the ``int(ratio E)`` smallest (or ``largest``) of the edge weights: ``[K, E]`` to bool.
+def rank_edges(weights: Tensor, ties: Sequence[int], largest: bool = False) -> Tensor:
+    """Place of every edge when sorted by weight, smallest (or ``largest``) first: ``[K, E]`` to int64.
 
     Many edges never get a gradient and tie exactly; ties fall by a permutation drawn from ``ties`` (one seed
     a model), not by edge order, which in citation data follows the node numbering.
     """
-    K, E = weights.shape
-    ratios = torch.as_tensor(ratio, dtype=torch.float64).expand(K)
-    keep = torch.ones(K, E, dtype=torch.bool)
-    for k, seed in enumerate(ties):
-        shuffle = torch.randperm(E, generator=generator(seed, "ties"))
-        order = shuffle[torch.argsort(weights[k, shuffle], stable=True, descending=largest)]
-        keep[k, order[: int(ratios[k].item() * E)]] = False
-    return keep
+    shuffles = {seed: torch.randperm(weights.shape[1], generator=generator(seed, "ties")) for seed in set(ties)}
+    shuffle = torch.stack([shuffles[seed] for seed in ties])
+    order = shuffle.gather(1, weights.gather(1, shuffle).argsort(dim=1, stable=True, descending=largest))
+    return torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
+
+
+def draw_edges(weights: Tensor, ratio: float, ties: Sequence[int], largest: bool = False) -> Tensor:
+    """Keep all but the ``int(ratio E)`` smallest (or ``largest``) of the edge weights: ``[K, E]`` to bool."""
+    return rank_edges(weights, ties, largest) >= int(ratio * weights.shape[1])
 
 
 @dataclass
@@ -183,6 +184,13 @@ class Admm:
     def gradient(self, weights: Tensor) -> Tensor:
         """The regulariser's gradient, ``[K, E]``."""
         return self.scale * (weights.detach() - self.z + self.u)
+
+    def pull(self, weights: Tensor) -> Tensor:
+        """Add that gradient to the task's; returns the ratio of their norms, ``[K]``."""
+        own = self.gradient(weights)
+        ratio = own.norm(dim=1) / weights.grad.norm(dim=1)
+        weights.grad += own
+        return ratio
 
     def after_step(self, epoch: int, weights: Tensor) -> None:
         """Update z, then u, every ``every`` epochs."""
@@ -223,9 +231,7 @@ def train_graph(
     def before_step(epoch: int) -> None:
         run.touched |= weights.grad != 0
         if admm is not None:
-            pull = admm.gradient(weights)
-            run.ratio[epoch] = pull.norm(dim=1) / weights.grad.norm(dim=1)
-            weights.grad += pull
+            run.ratio[epoch] = admm.pull(weights)
 
     def after_step(epoch: int) -> None:
         with torch.no_grad():
@@ -261,12 +267,14 @@ class JointSearch:
     """What the joint search recorded.
 
     ``edges`` ``[epochs, K, E]`` edge weights; ``weight_masks`` by layer ``[epochs, K, n]``; ``snapshots``
-    parameters at the epochs asked for (counted from 1).
+    parameters at the epochs asked for (counted from 1); ``ratio`` ``[epochs, K]`` norm of the regulariser's
+    gradient over the task's (0 without one).
     """
 
     edges: Tensor
     weight_masks: dict[str, Tensor]
     snapshots: dict[int, Parameters]
+    ratio: Tensor
 
 
 def joint_search(
@@ -278,8 +286,12 @@ def joint_search(
     graph_lr: float,
     keep: Callable[[int], bool],
     lr: float = LR,
+    admm: Admm | None = None,
 ) -> JointSearch:
     """Co-optimise graph and network (GEBT, algorithm 2): in each epoch a weight step, a prune, an edge step.
+
+    The regulariser acts on the edges alone, so it enters the edge step (the code adds it to the weight step's
+    loss too, where its gradient is zero).
 
     Weights are multiplied by their mask at once and may regrow in the next step, as in the code. ``keep(epoch)``
     says at which epochs (from 1) parameters are kept for drawing a ticket there.
@@ -288,7 +300,9 @@ def joint_search(
     parameters = {name: p.clone().requires_grad_() for name, p in start.items()}
     edges = torch.ones(K, E, requires_grad=True)
     edge_step = torch.optim.Adam([edges], lr=graph_lr, eps=EDGE_EPS)
-    run = JointSearch(torch.empty(epochs, K, E), {"1.weight": [], "2.weight": []}, {})
+    run = JointSearch(torch.empty(epochs, K, E), {"1.weight": [], "2.weight": []}, {}, torch.zeros(epochs, K))
+    if admm is not None:
+        admm.start(edges, net.pattern.num_nodes, task.seeds)
 
     def loss(epoch: int) -> Tensor:
         graph = net.graph(edges.detach())
@@ -305,10 +319,14 @@ def joint_search(
         hidden = net.hidden(frozen, graph)
         edge_step.zero_grad()
         task.loss(net.logits(frozen, graph, task.dropout(epoch, hidden))).sum().backward()
+        if admm is not None:
+            run.ratio[epoch] = admm.pull(edges)
         edge_step.step()
         with torch.no_grad():
             edges.clamp_(min=0)
         run.edges[epoch] = edges.detach()
+        if admm is not None:
+            admm.after_step(epoch, edges)
         if keep(epoch + 1):
             run.snapshots[epoch + 1] = {name: p.clone() for name, p in frozen.items()}
 

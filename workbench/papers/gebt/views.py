@@ -48,6 +48,11 @@ def _panels(result: Result, width: float = 4.6, height: float = 3.8) -> tuple[Fi
     return drawn, list(zip(datasets, axes[0], strict=True))
 
 
+def _legend_below(drawn: Figure, ax: Any, columns: int) -> None:
+    """The legend of ``ax`` under all panels, where no data lie."""
+    drawn.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=columns)
+
+
 def _errorbar(ax: Any, rows: pd.DataFrame, x: Any, arm: str, column: str = "accuracy") -> None:
     colour, marker, line = ARMS[arm]
     style = {"color": COLOURS[colour], "marker": marker, "linestyle": line, "capsize": 2, "markersize": 5}
@@ -74,7 +79,7 @@ def edges(result: Result) -> Image:
         ax.annotate("full graph", (0.01, 0), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
         ax.annotate("no edges", (0.01, bare), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
         ax.set(title=dataset, xlabel="edges removed (%)", ylabel="accuracy against the full graph (points)")
-    panels[0][1].legend(fontsize=8, loc="best")
+    _legend_below(drawn, panels[0][1], 3)
     spread = {"difference": "accuracy_half", "accuracy": "accuracy_half", "accuracy_half": "accuracy_half"}
     return save(drawn, table, "edges", result, spread | {"half": "accuracy_half"})
 
@@ -94,7 +99,7 @@ def draw_epochs(result: Result) -> Image:
             style = {"color": colours[position % len(colours)], "marker": next(markers), "capsize": 2}
             ax.errorbar(rows["epoch"], rows["accuracy"], rows["half"], label=label, **style)
         ax.set(title=dataset, xlabel="epoch at which the ticket is drawn", ylabel="test accuracy (%)", xscale="log")
-        ax.legend(fontsize=7)
+    _legend_below(drawn, panels[0][1], 2)
     return save(drawn, table, "draw_epochs", result, SPREAD)
 
 
@@ -118,7 +123,7 @@ def emergence(result: Result) -> Image:
             bounds = [cells[f"gebt.emergence.{dataset}.geb_{end}"] for end in ("first", "last")]
             ax.axhspan(*bounds, color="black", alpha=0.1, label="published range")
         ax.set(title=dataset, xlabel="edges removed (%)", ylabel="epoch of emergence", ylim=(0, None))
-        ax.legend(fontsize=8)
+    _legend_below(drawn, panels[0][1], 2)
     return save(drawn, table, "emergence", result, {"epoch": 2.0, "half": 3.0, "n": 2.0, "fired": 2.0})
 
 
@@ -157,7 +162,7 @@ def joint(result: Result) -> Image:
         ax.set_yticks(range(len(arms)), [f"{arm} ({start})" for arm, start in arms], fontsize=8)
         ax.invert_yaxis()
         ax.set(title=dataset, xlabel="test accuracy (%)")
-        ax.legend(fontsize=7, loc="lower left")
+    _legend_below(drawn, panels[0][1], 1)
     return save(drawn, table, "joint", result, SPREAD)
 
 
@@ -214,12 +219,13 @@ def convs(result: Result) -> Image:
 
 def admm(result: Result) -> Image:
     """How strong the sparsifier pulls beside the task, and how few edges the task touches at all."""
-    table = means(result.tables["admm"], ["dataset", "form", "p_g"], "ratio")
+    table = means(result.tables["admm"], ["dataset", "search", "form", "p_g"], "ratio")
     rest = means(result.tables["untouched"], ["dataset"], "share")[["dataset", "share"]]
     table = table.merge(rest.rename(columns={"share": "edges_without_task_gradient"}))
-    drawn, ax = figure(6.4, 3.6)
+    drawn, ax = figure(7.6, 4)
     for shift, (dataset, rows) in enumerate(table.groupby("dataset", sort=False)):
-        labels = [f"{form}, {100 * p:.0f} %" for form, p in zip(rows["form"], rows["p_g"], strict=True)]
+        columns = zip(rows["search"], rows["form"], rows["p_g"], strict=True)
+        labels = [f"{search}\n{form}, {100 * p:.0f} %" for search, form, p in columns]
         untouched = rows["edges_without_task_gradient"].iloc[0]
         label = f"{dataset} ({untouched:.1f} % of edges never see a task gradient)"
         ax.plot(labels, rows["ratio"], "os"[shift], label=label)
@@ -268,16 +274,25 @@ def growth(result: Result) -> Image:
 
 
 def timing(result: Result) -> Image:
-    """Wall time of the GCN before and after edges are really removed."""
+    """Wall time of the GCN before and after edges, features and units are really removed."""
     table = result.tables["timing"]
-    drawn, panels = _panels(result, 4.2, 3.2)
+    columns = {"search_epoch_ms": "epoch of search", "train_epoch_ms": "epoch of training", "inference_ms": "inference"}
+    drawn, panels = _panels(result, 5.2, 4)
     for dataset, ax in panels:
         rows = table[table["dataset"] == dataset]
-        ax.plot(100 * rows["p_g"], rows["train_epoch_ms"], "o-", label="one epoch of training")
-        ax.plot(100 * rows["p_g"], rows["inference_ms"], "s--", label="one inference")
-        ax.set(title=dataset, xlabel="edges removed (%)", ylabel="ms, one core", ylim=(0, None))
-        ax.legend(fontsize=8)
-    return save(drawn, table, "timing", result, {"train_epoch_ms": None, "inference_ms": None})
+        names = [
+            ticket + (f" {100 * p_g:.0f}/{100 * p_w:.0f} %" if ticket != "dense" else "")
+            for ticket, p_g, p_w in zip(rows["ticket"], rows["p_g"], rows["p_w"], strict=True)
+        ]
+        for shift, (column, label) in enumerate(columns.items()):
+            y = np.arange(len(rows)) + 0.27 * (shift - 1)
+            bars = ax.barh(y, rows[column].fillna(0), 0.27, label=label)
+            ax.bar_label(bars, [f"{v:.1f}" if v == v else "" for v in rows[column]], fontsize=7, padding=2)
+        ax.set_yticks(range(len(names)), names, fontsize=8)
+        ax.invert_yaxis()
+        ax.set(title=f"{dataset}: edges/weights removed", xlabel="ms, one core")
+    _legend_below(drawn, panels[0][1], 3)
+    return save(drawn, table, "timing", result, dict.fromkeys(columns))
 
 
 def table2(result: Result) -> Image:
