@@ -12,6 +12,7 @@ from workbench.evidence import published
 from workbench.nets import GCN, Features, Pattern
 from workbench.papers.gebt import cost, method
 from workbench.papers.gebt.experiment import Bench, Config, contrast
+from workbench.papers.gebt.timing import Ticket, median_ms, shrink
 from workbench.training import dropout_masks, generator
 
 N, F, C = 12, 5, 3
@@ -146,10 +147,15 @@ def test_the_edge_budget_is_exact_whatever_the_ties(E, p, levels, largest):
             assert signed[kept].min() >= signed[~kept].max()
 
 
-def test_each_model_may_have_its_own_ratio():
-    weights = torch.rand(3, 50, generator=generator("w"))
-    ratios = torch.tensor([0.1, 0.5, 0.94], dtype=torch.float64)
-    assert method.draw_edges(weights, ratios, [0, 1, 2]).sum(1).tolist() == [45, 25, 3]
+def test_ranks_count_who_comes_before():
+    weights = torch.randint(4, (3, 40), generator=generator("w")).float()
+    for largest in (False, True):
+        ranks = method.rank_edges(weights, [0, 1, 1], largest)
+        assert all(sorted(row.tolist()) == list(range(40)) for row in ranks)
+        signed = -weights if largest else weights
+        before = (signed[:, :, None] > signed[:, None, :]).sum(2)  # strictly smaller ones
+        ties = (signed[:, :, None] == signed[:, None, :]).sum(2)
+        assert ((ranks >= before) & (ranks < before + ties)).all()
 
 
 def test_edge_order_decides_among_ties_only():
@@ -306,6 +312,53 @@ def test_admm_target_has_the_right_zeros_and_is_updated_in_time(p):
     admm.after_step(7, moved)  # z = prune(w + u), u += w - z
     assert (admm.z == 0).sum(1).tolist() == zeros
     torch.testing.assert_close(admm.u, was + moved - admm.z)
+
+
+def test_the_regulariser_enters_the_joint_searchs_edge_step_only():
+    net, task, parameters, _, _ = small_graph(40, 0.15)
+    p_w = torch.tensor([0.5, 0.8], dtype=torch.float64)
+    search = lambda epochs, admm=None: method.joint_search(  # noqa: E731
+        net, parameters, task, p_w, epochs, 1e-2, lambda e: e == epochs, admm=admm
+    )
+    plain, pulled = search(1), search(1, method.Admm(0.5, 1e-3, "sum", 1))
+    for name, p in plain.snapshots[1].items():
+        assert torch.equal(p, pulled.snapshots[1][name]), "the weight step comes first and does not see it"
+    assert not plain.ratio.any()
+    assert (pulled.ratio > 0).all()
+    assert not torch.equal(plain.edges, pulled.edges)
+    idle = search(6, method.Admm(0.5, 0.0, "sum", 1))
+    assert torch.equal(idle.edges, search(6).edges), "rho = 0 is no regulariser"
+    # Strong enough, it holds half of the edges down and the mask at its own first guess.
+    held = search(12, method.Admm(0.5, 10.0, "sum", 20))
+    first = method.draw_edges(torch.ones_like(held.edges[0]), 0.5, SEEDS)
+    assert torch.equal(method.draw_edges(held.edges[-1], 0.5, SEEDS), first)
+
+
+# --- what is timed -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p_w", [0.0, 0.5, 0.9, 0.97])
+def test_a_shrunk_network_answers_as_its_masked_ticket(p_w):
+    bench = Bench("digits", Config.at("quick", seeds=2, grid_seeds=2, conv_seeds=2))
+    start = {name: p[:1] for name, p in bench.start("t").items()}
+    masks = method.prune_weights(start, torch.tensor([p_w], dtype=torch.float64))
+    edges = bench.random_edges(0.3)[0]
+    net, small, kept = shrink(bench, Ticket("joint", 0.3, p_w, edges, start, masks))
+    masked = {name: p * masks[name] if name in masks else p for name, p in start.items()}
+    full, cut = bench.net.graph(edges[None].float()), net.graph(torch.ones(1, int(edges.sum())))
+    expected = bench.net.logits(masked, full, bench.net.hidden(masked, full))
+    # A unit without incoming weights is constant in x only up to its bias, which starts at zero.
+    torch.testing.assert_close(net.logits(small, cut, net.hidden(small, cut)), expected, atol=1e-5, rtol=1e-5)
+    assert all(kept[name].shape == small[name].shape for name in kept)
+    if p_w == 0.97:
+        assert net.features.shape[1] < bench.features.shape[1]
+
+
+def test_the_variants_of_a_comparison_take_turns():
+    turns = []
+    taken = median_ms({name: lambda name=name: turns.append(name) for name in "ab"}, 3)
+    assert turns == list("ab") * 4
+    assert set(taken) == {"a", "b"}
 
 
 def test_sum_form_pulls_and_mean_form_is_inert():

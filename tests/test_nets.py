@@ -172,6 +172,14 @@ def test_propagate_and_project_have_the_gradient_of_finite_differences(float64):
         assert torch.autograd.gradcheck(features.project, (weights,))
 
 
+def test_products_are_those_of_the_dense_matrix_at_the_patterns_entries():
+    edges = torch.tensor([[0, 0, 1, 3], [1, 2, 4, 4]])
+    pattern = Pattern(edges, 6)  # node 5 has its self-loop only
+    a, b = torch.randn(2, 3, 6, 7, dtype=torch.float64)
+    dense = a @ b.transpose(1, 2)
+    torch.testing.assert_close(pattern.products(a, b), dense[:, pattern.rows, pattern.cols])
+
+
 def test_propagate_equals_a_dense_product():
     pattern = Pattern(random_graph(), N)
     entries = torch.randn(K, len(pattern.rows), generator=generator("e"))

@@ -100,6 +100,7 @@ def save(
     csv = f"# {text}\n{body}"
     with mpl.rc_context(STYLE):
         png, svg = io.BytesIO(), io.BytesIO()
+        drawn.set_dpi(STYLE["figure.dpi"])  # the SVG canvas leaves its own behind
         # The canvases' own methods draw once, where savefig draws twice.
         FigureCanvasAgg(drawn).print_png(png, metadata={"Description": text, "Title": name, "Software": None})
         drawn.set_layout_engine("none")  # laid out once: every file, and a second save, gets the same layout

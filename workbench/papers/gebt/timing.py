@@ -53,6 +53,8 @@ def shrink(bench: Bench, ticket: Ticket) -> tuple[GCN, Parameters, Parameters]:
     """
     first, second = (ticket.masks[name][0] for name in ("1.weight", "2.weight"))
     features, units = first.any(1), first.any(0) & second.any(1)
+    if not units.any():  # nothing passes: keep one unit, of zeros, as something to multiply
+        features[0] = units[0] = True
     graph = bench.graph
     net = GCN(Features(graph.x[:, features]), Pattern(graph.edges[:, ticket.edges], graph.num_nodes), graph.num_classes)
     cut = lambda p: {  # noqa: E731
