@@ -49,6 +49,9 @@ def faults(notebook):
         yield f"{said} words of prose, {done} of code"
     if None in ids or len(set(ids)) < len(ids):
         yield "a cell's id is missing or not its own"
+    parameters = sum("parameters" in tags(cell) for cell in code)
+    if parameters != 1:
+        yield f"{parameters} cells of parameters"
     if "widgets" in notebook.metadata:
         yield "widgets' state is stored"
     for cell in code:
@@ -65,11 +68,8 @@ def paper_faults(notebook, config):
         yield "the title does not say where the paper is"
     if not IMAGE.search(title):
         yield "the title has no image with an alternative text"
-    parameters = [cell for cell in of_type(notebook, "code") if "parameters" in tags(cell)]
-    if len(parameters) != 1:
-        yield f"{len(parameters)} cells of parameters"
-        return
-    for statement in ast.parse(parameters[0].source).body:
+    parameters = [cell.source for cell in of_type(notebook, "code") if "parameters" in tags(cell)]
+    for statement in ast.parse("\n".join(parameters)).body:
         try:
             ast.literal_eval(statement.value)
             (name,) = (target.id for target in statement.targets)
