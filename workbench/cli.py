@@ -14,6 +14,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from workbench import ROOT, WorkbenchError, papers, runner
+from workbench import sweep as sweeps
 
 
 class OneLineErrors(TyperGroup):
@@ -127,7 +128,7 @@ def sweep(
     grid = {name: parse_values(text) for name, text in parse_params(param).items()}
     if not grid:
         raise WorkbenchError("nothing to sweep: name a parameter and its values, such as -p seeds=0..9")
-    runner.sweep(paper, scale, grid, jobs, cluster, out)
+    sweeps.sweep(paper, scale, grid, jobs, cluster, out)
 
 
 @app.command()

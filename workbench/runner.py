@@ -1,14 +1,11 @@
-"""Runs notebooks with no screen: one at will, all for figures/, or as offline pages; and runs sweeps.
+"""Runs notebooks with no screen: one at will, all for figures/, or as offline pages.
 
 A notebook is run by a process of its own (`python -m workbench.runner`). What it saves goes to a staging
 folder, and only a notebook that ran to its end replaces what an earlier one had saved.
 """
 
 import ast
-import csv
 import hashlib
-import io
-import itertools
 import json
 import logging
 import os
@@ -28,8 +25,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from workbench import ROOT, WorkbenchError, papers, write_atomic
 
@@ -259,10 +254,11 @@ def source_hash(key: str) -> str:
     package = ROOT / "workbench"
     files = [*package.glob("*.py"), *package.glob("*.js"), package / "papers" / "__init__.py"]
     files += [*(package / "papers" / key).rglob("*.py"), *(ROOT / "data").rglob("*")]
-    return _hash([(p.relative_to(ROOT).as_posix(), p.read_bytes()) for p in sorted(files) if p.is_file()])
+    return digest([(p.relative_to(ROOT).as_posix(), p.read_bytes()) for p in sorted(files) if p.is_file()])
 
 
-def _hash(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
+    """Short hash of any values with a faithful repr."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -288,7 +284,7 @@ def figures(keys: Sequence[str], scale: str, parallel: int, verify: bool = False
     with _staging() as staging:
         waiting = []
         for job in [_job(key, scale, Path(staging, key)) for key in _chosen(keys)]:
-            sources[job.key] = _hash(source_hash(job.key), job.notebook.read_bytes())
+            sources[job.key] = digest(source_hash(job.key), job.notebook.read_bytes())
             if (notes / job.key).exists() and (notes / job.key).read_text() == sources[job.key]:
                 say(f"{job.key}: finished before, with the same sources")
             else:
@@ -375,105 +371,6 @@ def _page(job: Job) -> str:
     if found := re.search(remote, page, re.IGNORECASE):
         raise WorkbenchError(f"its page would need the net: {found[0][:150]}")
     return page
-
-
-# --- sweeps ------------------------------------------------------------------------------------------------
-
-
-def sweep_job(key: str, scale: str, parameters: dict[str, Any], source: str) -> str:
-    """Run an experiment on a dask worker and return its summary as CSV, the parameters in leading columns.
-
-    Raises WorkbenchError where the worker's checkout is not the sender's, of which `source` is the hash.
-    """
-    os.environ["TQDM_DISABLE"] = "1"  # before anything imports tqdm: many jobs' bars would tangle
-    import torch
-
-    if source_hash(key) != source:
-        raise WorkbenchError("this worker's checkout is not the same as the sender's")
-    torch.set_num_threads(1)
-    experiment = papers.experiment(key)
-    result = experiment.run(experiment.Config.at(scale, **parameters))
-    table = result.tables["summary"].rename(columns={name: f"{name}_result" for name in parameters})
-    for position, (name, value) in enumerate(parameters.items()):
-        table.insert(position, name, [value] * len(table))
-    return table.to_csv(index=False, lineterminator="\n")
-
-
-def sweep(
-    key: str,
-    scale: str,
-    grid: dict[str, list[Any]],
-    parallel: int,
-    cluster: str | None = None,
-    out: Path | None = None,
-) -> None:
-    """Run an experiment at each point of `grid` (name -> values) and write one table, in the grid's order.
-
-    The jobs run in `parallel` processes here or on the dask cluster at `cluster`. Each table is kept as soon
-    as it is there: the same sweep again runs what is missing. Raises WorkbenchError where jobs failed; the
-    table then has the others.
-    """
-
-    config, source = papers.experiment(key).Config, source_hash(key)
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    for point in points:
-        config.at(scale, **point)
-    folder = SCRATCH / "sweeps"
-    out = out or folder / f"{key}-{_hash(scale, grid, source)}.csv"
-    files = [folder / "jobs" / f"{_hash(key, scale, point, source)}.csv" for point in points]
-    missing = [(point, file) for point, file in zip(points, files, strict=True) if not file.exists()]
-    if len(missing) < len(points):
-        say(f"{len(points) - len(missing)} of {len(points)} jobs were finished before")
-    failed = _run_jobs(key, scale, missing, source, parallel, cluster) if missing else 0
-    # Text in, text out: a number keeps its digits, whether its job ran now or before.
-    texts = [file.read_text("utf-8") for file in files if file.exists()]
-    rows = [row for text in texts for row in csv.DictReader(io.StringIO(text))]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*dict.fromkeys(itertools.chain(*rows))], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(out, text.getvalue().encode())
-    table = Table(*writer.fieldnames, title=f"{min(len(rows), 20)} of {len(rows)} rows")
-    for row in rows[:20]:
-        table.add_row(*(row.get(name, "") for name in writer.fieldnames))
-    console.print(table)
-    say(out)
-    if failed:
-        raise WorkbenchError(f"{failed} of {len(points)} jobs failed; the table has the others")
-
-
-def _run_jobs(
-    key: str, scale: str, jobs: list[tuple[dict, Path]], source: str, parallel: int, cluster: str | None
-) -> int:
-    """Run the jobs on dask, write each one's table to its path when it is there, return how many failed."""
-    from distributed import Client, as_completed
-
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is dask's to replace
-    local = {"n_workers": min(parallel, len(jobs)), "threads_per_worker": 1, "processes": True}
-    local |= {"dashboard_address": None, "silence_logs": logging.CRITICAL}
-    # A terminal sends Ctrl-C to the workers too: it is for this process to end them.
-    local["preload"] = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    try:
-        client = Client(cluster, timeout=5) if cluster else Client(**local)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WorkbenchError(f"no dask scheduler answers at {cluster}: {reason}") from None
-    failed = 0
-    with client, Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task(f"{len(jobs)} jobs", total=len(jobs))
-        futures = {client.submit(sweep_job, key, scale, job[0], source, pure=False): job for job in jobs}
-        for number, future in enumerate(as_completed(futures), start=1):
-            point, path = futures[future]
-            label = f"{number}/{len(jobs)} " + " ".join(f"{name}={value}" for name, value in point.items())
-            if future.status == "finished":
-                write_atomic(path, future.result().encode())
-                say(label)
-            else:
-                failed += 1
-                error = future.exception() if future.status == "error" else "the cluster was lost"
-                say(f"{label} FAILED: {error!r}".splitlines()[0])
-            progress.advance(bar)
-    return failed
 
 
 if __name__ == "__main__":
