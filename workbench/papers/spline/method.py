@@ -8,6 +8,7 @@ Removal is physical: rows, biases and outgoing columns go.
 
 Leading axis K everywhere: weights ``[K, out, in]``, biases ``[K, out]``, labels ``[K, N]``,
 and a point is a column, ``[K, 2, N]``: sums over units then run along whole rows of points, which is 3 times faster.
+Float64 throughout: in float32 the order of sums alone moves the mean of 24 pruned X networks by a point.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Task:
         draw, parts = DATASETS[dataset], []
         for part, n in (("train", TRAIN), ("test", TEST)):
             drawn = [draw(n, generator(seed, dataset, part)) for seed in seeds]
-            parts += [torch.stack([x.mT.contiguous() for x, _ in drawn]), torch.stack([y for _, y in drawn])]
+            parts += [torch.stack([x.mT.contiguous() for x, _ in drawn]).double(), torch.stack([y for _, y in drawn])]
         return cls(*parts, list(seeds))
 
     def repeat(self, copies: int) -> Task:
@@ -120,7 +121,7 @@ class MLP:
         """Uniform within 1/sqrt(inputs), as torch starts linear layers; ``widths`` from inputs to classes."""
         generators = [generator(seed, stream, *widths) for seed in seeds]
         draw = lambda n, *shape: torch.stack(  # noqa: E731
-            [(2 * torch.rand(shape, generator=g) - 1) / n**0.5 for g in generators]
+            [(2 * torch.rand(shape, generator=g, dtype=torch.float64) - 1) / n**0.5 for g in generators]
         )
         layers = [(draw(n, out, n), draw(n, out)) for n, out in pairwise(widths)]
         return cls([w for w, _ in layers], [b for _, b in layers])
@@ -172,8 +173,8 @@ class MLP:
         alive[-1][:] = True
         layers, before = [], torch.ones(self.weights[0].shape[2], dtype=torch.bool)
         for w, b, keep in zip(self.weights, self.biases, alive, strict=True):
-            layer = nn.Linear(int(before.sum()), int(keep.sum()), dtype=w.dtype)
-            layer.weight.data, layer.bias.data = w[k].detach()[keep][:, before].clone(), b[k].detach()[keep].clone()
+            layer = nn.Linear(int(before.sum()), int(keep.sum()), dtype=torch.float64)
+            layer.weight.data, layer.bias.data = w[k][keep][:, before], b[k][keep]
             layers, before = [*layers, layer, nn.ReLU()], keep
         return nn.Sequential(*layers[:-1])
 
@@ -191,7 +192,7 @@ def fit(net: MLP, task: Task, steps: int, lr: float, at: Sequence[int] = ()) -> 
     Returns:
         The trained networks, and accuracies ``[K, len(at)]``.
     """
-    net = net.map(lambda p: p.detach().clone().requires_grad_())
+    net = net.map(lambda p: p.clone().requires_grad_())
     found = {0: net.accuracy(task)} if 0 in at else {}
 
     def after_step(step: int) -> None:
@@ -229,7 +230,7 @@ def distance(weight: Tensor, bias: Tensor, rho: float) -> Tensor:
     """How far apart the lines of units are: ``(1 - |cos|) + rho |c - s c'|``, ``c = b / ||w||``, ``s = sign(cos)``.
 
     Zero for equal lines: a positive factor or a sign of (w, b) changes nothing. At right angles both signs are as
-    good and the smaller distance holds. A unit without weights has no line: it is redundant to every other.
+    good and the smaller distance holds. A unit without weights has no line: it is infinitely far from every other.
 
     Args:
         weight: ``[K, n, in]``.
@@ -245,7 +246,7 @@ def distance(weight: Tensor, bias: Tensor, rho: float) -> Tensor:
     offset = torch.where(cos > 0, apart, opposite)
     offset = torch.where(cos.abs() < 1e-9, torch.minimum(apart, opposite), offset)
     lines = (norm > 0)[:, :, None] & (norm > 0)[:, None]
-    return ((1 - cos.abs()).clamp(min=0) + rho * offset) * lines
+    return ((1 - cos.abs()).clamp(min=0) + rho * offset).where(lines, torch.inf)
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ class Criterion:
 
 @dataclass
 class Units:
-    """Hidden units that compete, n of K networks, of one layer or of several (float64).
+    """Hidden units that compete, n of K networks, of one layer or of several.
 
     ``layer`` int64 ``[n]``; ``distance`` ``[K, n, n]``, infinite to itself and across layers; ``cos`` ``[K, n, n]``;
     ``norm`` ``[K, n]`` of incoming weights; ``gram`` ``[K, n, n]`` of outgoing weights; ``score`` ``[K, n]`` of the
@@ -300,6 +301,7 @@ class Units:
         for _ in range(count):
             importance = self.norm * ((holds @ self.gram) * holds).sum(-1).clamp(min=0).sqrt()
             near, nearest = self.distance.masked_fill(gone[:, None], torch.inf).min(-1)
+            near = near.where(self.norm > 0, 0)  # a unit without a line cuts nothing
             cost = {
                 "redundancy": near,
                 "isolated": -near,
@@ -321,20 +323,21 @@ class Units:
 
 def snip(net: MLP, task: Task) -> list[Tensor]:
     """``|gradient times weight|`` of the training loss, summed over each hidden unit's incoming weights: ``[K, n]``."""
-    net = net.map(lambda p: p.detach().clone().requires_grad_())
+    net = net.map(lambda p: p.clone().requires_grad_())
     net.loss(task).sum().backward()
-    return [(w.grad * w.detach()).abs().sum(-1).double() for w in net.weights[:-1]]
+    return [(w.grad * w.detach()).abs().sum(-1) for w in net.weights[:-1]]
 
 
 def static_scores(net: MLP, task: Task, rule: Rule) -> list[Tensor] | None:
     """Scores ``[K, n]`` of each hidden layer for rules that look at each unit alone; None for the others."""
-    into = [w.detach().double().norm(dim=2) for w in net.weights[:-1]]
-    out = [w.detach().double().norm(dim=1) for w in net.weights[1:]]
-    noise = lambda at, n: torch.stack([torch.rand(n, generator=generator(s, "prune", at)) for s in task.seeds])  # noqa: E731
+    into, out = [w.norm(dim=2) for w in net.weights[:-1]], [w.norm(dim=1) for w in net.weights[1:]]
+    noise = lambda at, n: torch.stack(  # noqa: E731
+        [torch.rand(n, generator=generator(s, "prune", at), dtype=torch.float64) for s in task.seeds]
+    )
     if rule == "SNIP":
         return snip(net, task)
     if rule == "random":
-        return [noise(at, w.shape[1]).double() for at, w in enumerate(net.weights[:-1])]
+        return [noise(at, w.shape[1]) for at, w in enumerate(net.weights[:-1])]
     if rule == "in*out norm":
         return [a * b for a, b in zip(into, out, strict=True)]
     return {"in-norm": into, "reversed norm": [-a for a in into]}.get(rule)
@@ -369,8 +372,7 @@ def prune(net: MLP, ratio: float, criterion: Criterion, task: Task) -> MLP:
     Raises:
         WorkbenchError: when a layer would lose all its units.
     """
-    into, out = ([w.detach().double() for w in ws] for ws in (net.weights[:-1], net.weights[1:]))
-    biases, scores = [b.detach().double() for b in net.biases[:-1]], static_scores(net, task, criterion.rule)
+    into, out, scores = net.weights[:-1], net.weights[1:], static_scores(net, task, criterion.rule)
     sizes = [w.shape[1] for w in into]
     groups = [range(len(sizes))] if criterion.scope == "global" else [[at] for at in range(len(sizes))]
     keep, weights = [torch.ones(len(into[0]), n, dtype=torch.bool) for n in sizes], list(net.weights)
@@ -382,7 +384,7 @@ def prune(net: MLP, ratio: float, criterion: Criterion, task: Task) -> MLP:
         if not count:
             continue
         layer = torch.repeat_interleave(torch.tensor(widths))
-        apart = _blocks([distance(into[at], biases[at], criterion.rho) for at in group], torch.inf)
+        apart = _blocks([distance(into[at], net.biases[at], criterion.rho) for at in group], torch.inf)
         units = Units(
             layer,
             apart.masked_fill(torch.eye(len(layer), dtype=torch.bool), torch.inf),
@@ -397,7 +399,7 @@ def prune(net: MLP, ratio: float, criterion: Criterion, task: Task) -> MLP:
             keep[at] = ~gone[position]
             if criterion.rule == "merge":
                 own = holds[:, layer == position][:, :, layer == position]
-                weights[at + 1] = (out[at] @ own.mT).to(net.weights[at + 1].dtype)
+                weights[at + 1] = out[at] @ own.mT
     return remove(MLP(weights, net.biases), keep)
 
 
