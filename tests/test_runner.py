@@ -193,7 +193,7 @@ def test_figures_and_ledger_come_from_the_notebooks(checkout):
     assert sorted(runs(checkout)[:-1]) == sorted(["gebt", "cpt", "1", sys.executable])
     assert runs(checkout)[-1] == "2"  # start_here ran last and saw both rows
     assert len(re.findall(r"^(gebt|cpt|start_here): \d+\.\d s$", out, re.MULTILINE)) == 3
-    assert not tree(checkout / ".workbench")
+    assert list(tree(checkout / ".workbench")) == ["figures.lock"]
 
 
 def test_a_failure_leaves_the_old_figures_and_the_other_notebooks(checkout):
@@ -259,6 +259,7 @@ def test_an_interrupted_run_leaves_no_kernel_and_can_go_on(checkout, stop):
     process = start(checkout, "figures", "--jobs", 1)
     wait_for(lambda: (checkout / "pid").exists() and (checkout / "pid").read_text())
     kernel, worker = map(int, (checkout / "pid").read_text().split())
+    assert "another `workbench figures` is at work" in command(checkout, "figures", code=1)
 
     process.send_signal(stop)
     _, err = process.communicate(timeout=9)  # a worker that does not end by itself is killed after 10 s
@@ -273,7 +274,7 @@ def test_an_interrupted_run_leaves_no_kernel_and_can_go_on(checkout, stop):
         command(checkout, "figures")
         assert runs(checkout) == ["gebt", "cpt", "cpt"]
         assert "old" not in (checkout / "figures/quick/cpt/toy.csv").read_text()
-        assert not tree(checkout / ".workbench")
+        assert list(tree(checkout / ".workbench")) == ["figures.lock"]
 
 
 def test_verify_goes_red_on_one_changed_digit_and_touches_nothing(checkout):

@@ -17,13 +17,15 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from workbench import ROOT, WorkbenchError, papers, write_atomic
@@ -249,6 +251,18 @@ def _staging() -> TemporaryDirectory:
     return TemporaryDirectory(prefix="staging-", dir=SCRATCH, ignore_cleanup_errors=True)
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two `figures` at once would overwrite each other's ledger; the lock goes with its process."""
+    SCRATCH.mkdir(exist_ok=True)
+    lock = FileLock(SCRATCH / "figures.lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise WorkbenchError("another `workbench figures` is at work in this checkout: wait for its end") from None
+
+
 def source_hash(key: str) -> str:
     """Hash of what a paper's result depends on in this checkout: its code, the code all share, and data/."""
     package = ROOT / "workbench"
@@ -281,7 +295,7 @@ def figures(keys: Sequence[str], scale: str, parallel: int, verify: bool = False
             notes.mkdir(parents=True, exist_ok=True)
             (notes / job.key).write_text(sources[job.key])
 
-    with _staging() as staging:
+    with _alone(), _staging() as staging:
         waiting = []
         for job in [_job(key, scale, Path(staging, key)) for key in _chosen(keys)]:
             sources[job.key] = digest(source_hash(job.key), job.notebook.read_bytes())
