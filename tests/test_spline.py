@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench import WorkbenchError
-from workbench.papers.spline import method
+from workbench.evidence import Interval
+from workbench.papers.spline import experiment, method
+from workbench.papers.spline.experiment import SQUARE, Cell, Config, run
 from workbench.papers.spline.method import MLP, RULES, Criterion, Task
 from workbench.papers.spline.partition import partition
 
 SEEDS = [3, 8, 21]
-SQUARE = [[-1, -1], [1, -1], [1, 1], [-1, 1]]
 close = lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=1e-9)  # noqa: E731
 
 
@@ -320,3 +321,96 @@ def test_bad_input_is_refused():
         Criterion("angle")
     with pytest.raises(WorkbenchError, match="each layer keeps one"):
         method.prune(nets(4), 0.9, Criterion("in-norm"), points())
+
+
+# --- the experiment ----------------------------------------------------------------------------------------------
+
+
+SMALL = {
+    "seeds": 3,
+    "cells": ("circles 2-8-2 50", "X 2-6-6-2 50"),
+    "dense_steps": 30,
+    "region_seeds": 2,
+    "init_steps": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def result():
+    return run(Config.at("quick", **SMALL))
+
+
+def test_all_arms_of_a_cell_have_equal_parameters_and_start_from_one_dense_network(result):
+    regions, curves = result.tables["regions"], result.tables["curves"]
+    layer = regions[(regions["scope"] == "layer") & (regions["ratio"] > 0)]
+    assert (layer.groupby(["dataset", "net"])["parameters"].nunique() == 1).all()
+    by_hand = {"circles": 4 * 3 + 2 * 5, "X": 3 * 3 + 3 * 4 + 2 * 4}
+    assert layer.groupby("dataset")["parameters"].first().to_dict() == by_hand
+    arms = curves.groupby(["dataset", "net", "ratio", "scope", "arm"])["accuracy"].count()
+    assert (arms == 3 * 5).all(), "three seeds, five steps"
+    assert len(arms) == 2 * (1 + len(Config().criteria) + 1) + 4, "dense, criteria, from scratch; global where deep"
+
+
+def test_regions_are_the_partition_s_of_the_networks_handed_out(result):
+    regions = result.tables["regions"]
+    for (dataset, net, ratio, arm, scope), alone in result.extra["networks"].items():
+        rows = regions[
+            (regions["dataset"] == dataset)
+            & (regions["net"] == net)
+            & (regions["ratio"] == ratio)
+            & (regions["arm"] == arm)
+            & (regions["scope"] == scope)
+            & (regions["seed"] == 0)
+        ].set_index("step")["regions"]
+        assert rows.to_dict() == {step: len(partition(n, SQUARE).maps) for step, n in zip((0, 300), alone, strict=True)}
+
+
+def test_every_claim_can_fail_both_ways(result):
+    """The same rows with the arms' accuracies turned round give the opposite difference."""
+    mirrored = dict(result.tables)
+    for name, value in (("curves", "accuracy"), ("regions", "regions"), ("starts", "accuracy")):
+        mirrored[name] = result.tables[name].assign(**{value: -result.tables[name][value]})
+    cells = [Cell.read(text) for text in SMALL["cells"]]
+    pairs = zip(experiment._contrasts(result.tables, cells), experiment._contrasts(mirrored, cells), strict=True)
+    for (claim, found), (_, turned) in pairs:
+        assert turned.mean == pytest.approx(-found.mean), claim.id
+        far = Interval(90, 80, 99, (80.0, 99.0)), Interval(-90, -99, -80, (-99.0, -80.0))
+        assert [claim.rule(f, None) for f in far] == ["reproduced", "contradicted"]
+    ids = [row["id"] for row in result.rows]
+    assert len(set(ids)) == len(ids) == 2 * 11 + 2
+
+
+def test_a_contrast_is_paired_by_seed(result):
+    curves = result.tables["curves"]
+    at = {"dataset": "X", "ratio": 0.5, "scope": "layer", "step": 30}
+    shuffled = curves.sample(frac=1, random_state=0)
+    found = experiment.contrast(shuffled, at | {"arm": "redundancy"}, at | {"arm": "random"})
+    pick = lambda arm, seed: curves.query(  # noqa: E731
+        "dataset == 'X' and ratio == 0.5 and scope == 'layer' and step == 30 and arm == @arm and seed == @seed"
+    )["accuracy"].item()
+    assert list(found.samples) == [pick("redundancy", s) - pick("random", s) for s in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("X 2-20-2", "reads like"),
+        ("X 2-20-2 much", "reads like"),
+        ("Y 2-20-2 50", "data are X"),
+        ("X 3-20-2 50", "start and end with 2"),
+        ("X 2-2 50", "start and end with 2"),
+        ("X 2-4-2 90", "leave units"),
+        ("X 2-4-2 0", "leave units"),
+    ],
+)
+def test_cells_that_cannot_run_are_refused(cell, message):
+    with pytest.raises(WorkbenchError, match=message):
+        Config.at("quick", cells=cell)
+
+
+def test_settings_that_cannot_run_are_refused():
+    twice = ("X 2-4-2 50", "X 2-4-2 50")
+    for bad in ({"rhos": (-1.0,)}, {"lr": 0.0}, {"dense_steps": 0}, {"region_seeds": 1}, {"cells": twice}):
+        with pytest.raises(WorkbenchError, match=next(iter(bad))):
+            Config.at("quick", **bad)
+    assert len(Config.at("full").cells) == 32

@@ -151,7 +151,7 @@ class MLP:
     def hidden(self, x: Tensor, layers: int) -> Tensor:
         """``[K, n, N]`` behind the first ``layers`` layers, each with its ReLU."""
         for w, b in zip(self.weights[:layers], self.biases[:layers], strict=True):
-            x = torch.baddbmm(b[..., None], w, x).relu()
+            x = torch.baddbmm(b[..., None], w, x).relu_()
         return x
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class MLP:
     @torch.no_grad()
     def accuracy(self, task: Task) -> Tensor:
         """Share of the test points that are right, ``[K]``."""
-        return (self(task.test_x).argmax(1) == task.test_y).float().mean(1)
+        return (self(task.test_x).argmax(1) == task.test_y).double().mean(1)
 
     def sequential(self, k: int) -> nn.Sequential:
         """Model k alone, for torch and the partition, without units of zeros."""
