@@ -237,6 +237,7 @@ def test_removed_counts_are_exact_and_removal_is_torch_s_with_units_silenced(rul
         assert sum(widths) == 8
         assert min(widths) >= 1
         assert scope == "global" or widths == [5, 3]
+        assert [int(w[k].any(0).sum()) for w in pruned.weights[1:]] == widths, "units of zeros have no outgoing weights"
         if rule == "merge":
             continue
         silenced = net.sequential(k)
