@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from workbench import ROOT, WorkbenchError, write_atomic
 
@@ -60,8 +60,8 @@ def interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
     finite = values[np.isfinite(values)]
     if len(finite) < 2:
         raise WorkbenchError(f"an interval needs at least two seeds that gave a value, got {len(finite)}")
-    mean, error = float(finite.mean()), float(stats.sem(finite))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(finite) - 1)) * error
+    mean, error = float(finite.mean()), float(finite.std(ddof=1)) / len(finite) ** 0.5
+    half = float(stdtrit(len(finite) - 1, (1 + confidence) / 2)) * error  # scipy.stats itself takes a second to import
     return Interval(mean, mean - half, mean + half, tuple(values.tolist()))
 
 
