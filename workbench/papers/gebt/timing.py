@@ -47,12 +47,13 @@ class Ticket:
 
 
 def shrink(bench: Bench, ticket: Ticket) -> tuple[GCN, Parameters, Parameters]:
-    """The ticket's network without its removed edges, and without features and hidden units left weightless.
+    """The ticket's network without its removed edges, and without features and hidden units that pass nothing on.
 
     Single zeros inside what is left are still multiplied: a dense kernel gains nothing from them.
     """
     first, second = (ticket.masks[name][0] for name in ("1.weight", "2.weight"))
-    features, units = first.any(1), first.any(0) & second.any(1)
+    fed = first.any(0) | (ticket.start["1.bias"][0, 0] > 0)  # a bias alone still passes the ReLU
+    features, units = first.any(1), fed & second.any(1)
     if not units.any():  # nothing passes: keep one unit, of zeros, as something to multiply
         features[0] = units[0] = True
     graph = bench.graph
