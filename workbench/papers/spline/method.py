@@ -179,30 +179,38 @@ class MLP:
         return nn.Sequential(*layers[:-1])
 
 
-def fit(net: MLP, task: Task, steps: int, lr: float, at: Sequence[int] = ()) -> tuple[MLP, Tensor]:
-    """Train K networks by full-batch Adam.
+def follow(net: MLP, task: Task, at: Sequence[int], lr: float) -> list[MLP]:
+    """Train K networks by full-batch Adam, and keep them as they are after the steps ``at``.
 
     Args:
         net: where they start (copied).
         task: with K rows.
-        steps: Adam steps.
+        at: ascending numbers of steps; 0 is before the first, the last is where training ends.
         lr: Adam's step.
-        at: steps after which the test accuracy is taken; 0 is before the first.
-
-    Returns:
-        The trained networks, and accuracies ``[K, len(at)]``.
     """
     net = net.map(lambda p: p.clone().requires_grad_())
-    found = {0: net.accuracy(task)} if 0 in at else {}
+    copy = lambda: net.map(lambda p: p.detach().clone())  # noqa: E731
+    kept = [copy()] if at[0] == 0 else []
 
     def after_step(step: int) -> None:
         if step + 1 in at:
-            found[step + 1] = net.accuracy(task)
+            kept.append(copy())
 
     optimiser = torch.optim.Adam(net.parameters, lr=lr)
-    train(lambda _: net.loss(task), optimiser, steps, after_step=after_step, label="training")
-    accuracy = torch.stack([found[step] for step in at], 1) if at else torch.empty(len(task.seeds), 0)
-    return net.map(torch.Tensor.detach), accuracy
+    train(lambda _: net.loss(task), optimiser, at[-1], after_step=after_step, label="training")
+    return kept
+
+
+def fit(net: MLP, task: Task, steps: int, lr: float, at: Sequence[int] = ()) -> tuple[MLP, Tensor]:
+    """Train K networks, as `follow` does.
+
+    Returns:
+        The trained networks, and test accuracies ``[K, len(at)]`` after the steps ``at``.
+    """
+    wanted = sorted({*at, steps})
+    nets = dict(zip(wanted, follow(net, task, wanted, lr), strict=True))
+    accuracy = [nets[step].accuracy(task) for step in at]
+    return nets[steps], torch.stack(accuracy, 1) if at else torch.empty(len(task.seeds), 0)
 
 
 def through_points(net: MLP, task: Task) -> MLP:
