@@ -295,6 +295,27 @@ class Units:
     gram: Tensor
     score: Tensor | None
 
+    @classmethod
+    def of(
+        cls,
+        into: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        grams: Sequence[Tensor],
+        rho: float,
+        scores: Sequence[Tensor] | None = None,
+    ) -> Units:
+        """The units of layers whose incoming weights are ``[K, n, in]``, biases and scores ``[K, n]``."""
+        layer = torch.repeat_interleave(torch.tensor([w.shape[1] for w in into]))
+        apart = _blocks([distance(w, b, rho) for w, b in zip(into, biases, strict=True)], torch.inf)
+        return cls(
+            layer,
+            apart.masked_fill(torch.eye(len(layer), dtype=torch.bool), torch.inf),
+            _blocks([cosine(w) for w in into], 0),
+            torch.cat([w.norm(dim=2) for w in into], 1),
+            _blocks(grams, 0),
+            scores and torch.cat(list(scores), 1),
+        )
+
     def remove(self, count: int, rule: Rule) -> tuple[Tensor, Tensor]:
         """Remove ``count`` units one by one; each layer keeps its last.
 
@@ -391,22 +412,19 @@ def prune(net: MLP, ratio: float, criterion: Criterion, task: Task) -> MLP:
             raise WorkbenchError(f"ratio {ratio:g} would take {count} of {sum(widths)} units: each layer keeps one")
         if not count:
             continue
-        layer = torch.repeat_interleave(torch.tensor(widths))
-        apart = _blocks([distance(into[at], net.biases[at], criterion.rho) for at in group], torch.inf)
-        units = Units(
-            layer,
-            apart.masked_fill(torch.eye(len(layer), dtype=torch.bool), torch.inf),
-            _blocks([cosine(into[at]) for at in group], 0),
-            torch.cat([into[at].norm(dim=2) for at in group], 1),
-            _blocks([out[at].mT @ out[at] for at in group], 0),
-            scores and torch.cat([scores[at] for at in group], 1),
+        units = Units.of(
+            [into[at] for at in group],
+            [net.biases[at] for at in group],
+            [out[at].mT @ out[at] for at in group],
+            criterion.rho,
+            scores and [scores[at] for at in group],
         )
         order, holds = units.remove(count, criterion.rule)
-        gone = torch.zeros(len(order), len(layer), dtype=torch.bool).scatter_(1, order, True).split(widths, 1)
+        gone = torch.zeros(len(order), sum(widths), dtype=torch.bool).scatter_(1, order, True).split(widths, 1)
         for position, at in enumerate(group):
             keep[at] = ~gone[position]
             if criterion.rule == "merge":
-                own = holds[:, layer == position][:, :, layer == position]
+                own = holds[:, units.layer == position][:, :, units.layer == position]
                 weights[at + 1] = out[at] @ own.mT
     return remove(MLP(weights, net.biases), keep)
 
