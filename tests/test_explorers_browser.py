@@ -205,7 +205,7 @@ def test_a_resized_window_is_drawn_at_its_own_sharpness(tab, exported):
 def test_what_is_shown_is_told_to_those_who_cannot_see_it(tab, exported):
     tab.goto(exported)
     pictures = tab.locator("[data-explorer=gebt] .explorer-plot").get_by_role("img")
-    assert pictures.evaluate_all("all => all.map(e => e.ariaLabel)") == ["Pairs", "Detector", "Cost"]
+    assert pictures.evaluate_all("all => all.map(e => e.ariaLabel)") == ["Pairs", "Detector", "Cost", "Plane"]
     expect(text(tab)).to_have_attribute("aria-live", "polite")
     slider = tab.get_by_role("slider", name="pruning ratio").first
     expect(slider).to_have_attribute("aria-valuetext", "20%")
@@ -281,7 +281,7 @@ def test_in_jupyterlab_the_kernel_is_not_asked(browser, lab):
 
     expect(tab.locator(".explorer-text")).to_have_text(explorer()["text"], timeout=120_000)
     assert tab.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.error']").count() == 0
-    assert tab.locator(".explorer-plot").get_by_role("img").count() == 3
+    assert tab.locator(".explorer-plot").get_by_role("img").count() == 4
     # The second cell keeps the kernel busy until the file go-on exists.
     kernel = f"{url}/api/kernels/{ask(f'{url}/api/kernels')[0]['id']}"
     expect(prompts.nth(1)).to_have_text("[*]:")
