@@ -139,6 +139,13 @@ class MLP:
             biases.append(torch.cat([F.pad(net.biases[at], (0, width - net.biases[at].shape[1])) for net in nets]))
         return cls(weights, biases)
 
+    @classmethod
+    def gather(cls, nets: Sequence[MLP], chosen: Tensor) -> MLP:
+        """Model k of the batch ``nets[chosen[k]]``, for every k."""
+        pick = lambda parts: torch.stack(parts)[chosen, torch.arange(len(chosen))]  # noqa: E731
+        weights, biases = zip(*((net.weights, net.biases) for net in nets), strict=True)
+        return cls([*map(pick, zip(*weights, strict=True))], [*map(pick, zip(*biases, strict=True))])
+
     @property
     def parameters(self) -> list[Tensor]:
         """All tensors."""
