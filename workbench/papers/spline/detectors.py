@@ -5,13 +5,13 @@ point. Where no sign flips from epoch to epoch, the partition stands still, as f
 
 Sources: You et al., "Max-Affine Spline Insights into Deep Network Pruning" (TMLR 2022) and its released code, for
 the partition; You et al., "Drawing Early-Bird Tickets" (ICLR 2020), for the mask. Both compare the newest epoch
-with each of a few before it, take the largest distance, and fire when that falls below a threshold.
+with each of a few before it, take the largest distance, and fire when that falls below a threshold: these steps are
+`workbench.early_bird.detector_distance` and `workbench.early_bird.emergence`, for either distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -38,23 +38,3 @@ def partition_distance(layers: Sequence[Tensor]) -> Tensor:
         ``[..., T, T]``.
     """
     return sum(flipped(layer) for layer in layers) / len(layers)
-
-
-@dataclass(frozen=True)
-class Detector:
-    """Fires at the first epoch whose distance to each of the ``lookback`` epochs before it is below ``threshold``."""
-
-    lookback: int
-    threshold: float
-
-    def watch(self, pairwise: Tensor) -> Tensor:
-        """The largest distance to the epochs before: ``[..., T, T]`` to ``[..., T]``, NaN for the first ``lookback``."""
-        return early_bird.detector_distance(pairwise, self.lookback)
-
-    def fires(self, pairwise: Tensor) -> Tensor:
-        """Epoch, counted from 1; NaN: never. ``[..., T, T]`` to ``[...]``."""
-        return early_bird.emergence(self.watch(pairwise), self.threshold)
-
-
-DETECTORS = {"partition": Detector(3, 0.16), "mask": Detector(4, 0.1)}
-"""As in the two released codes; the mask's FIFO of five is the newest and four before it."""

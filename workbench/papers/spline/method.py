@@ -102,6 +102,11 @@ class Task:
         x, test_x = (points.repeat(copies, 1, 1) for points in (self.x, self.test_x))
         return Task(x, self.y.repeat(copies, 1), test_x, self.test_y.repeat(copies, 1), [*self.seeds] * copies)
 
+    def split(self, batch: int) -> list[Task]:
+        """Its training points in parts of ``batch`` (the last may be smaller)."""
+        parts = zip(self.x.split(batch, 2), self.y.split(batch, 1), strict=True)
+        return [Task(x.contiguous(), y, self.test_x, self.test_y, self.seeds) for x, y in parts]
+
 
 # --- networks ----------------------------------------------------------------------------------------------------
 
@@ -186,16 +191,18 @@ class MLP:
         return nn.Sequential(*layers[:-1])
 
 
-def follow(net: MLP, task: Task, at: Sequence[int], lr: float) -> list[MLP]:
-    """Train K networks by full-batch Adam, and keep them as they are after the steps ``at``.
+def follow(net: MLP, task: Task, at: Sequence[int], lr: float, batch: int | None = None) -> list[MLP]:
+    """Train K networks by Adam, and keep them as they are after the steps ``at``.
 
     Args:
         net: where they start (copied).
         task: with K rows.
         at: ascending numbers of steps; 0 is before the first, the last is where training ends.
         lr: Adam's step.
+        batch: training points a step, in turn; all of them by default.
     """
     net = net.map(lambda p: p.clone().requires_grad_())
+    turns = task.split(batch) if batch else [task]
     copy = lambda: net.map(lambda p: p.detach().clone())  # noqa: E731
     kept = [copy()] if at[0] == 0 else []
 
@@ -204,18 +211,21 @@ def follow(net: MLP, task: Task, at: Sequence[int], lr: float) -> list[MLP]:
             kept.append(copy())
 
     optimiser = torch.optim.Adam(net.parameters, lr=lr)
-    train(lambda _: net.loss(task), optimiser, at[-1], after_step=after_step, label="training")
+    loss = lambda step: net.loss(turns[step % len(turns)])  # noqa: E731
+    train(loss, optimiser, at[-1], after_step=after_step, label="training")
     return kept
 
 
-def fit(net: MLP, task: Task, steps: int, lr: float, at: Sequence[int] = ()) -> tuple[MLP, Tensor]:
+def fit(
+    net: MLP, task: Task, steps: int, lr: float, at: Sequence[int] = (), batch: int | None = None
+) -> tuple[MLP, Tensor]:
     """Train K networks, as `follow` does.
 
     Returns:
         The trained networks, and test accuracies ``[K, len(at)]`` after the steps ``at``.
     """
     wanted = sorted({*at, steps})
-    nets = dict(zip(wanted, follow(net, task, wanted, lr), strict=True))
+    nets = dict(zip(wanted, follow(net, task, wanted, lr, batch), strict=True))
     accuracy = [nets[step].accuracy(task) for step in at]
     return nets[steps], torch.stack(accuracy, 1) if at else torch.empty(len(task.seeds), 0)
 
