@@ -154,8 +154,8 @@ function bar(ctx, i, x, y, width, height) {
 }
 
 // A bold line in the page's colour, legible on any colour of a picture.
-const bold = (path, i = 0) =>
-  `<path class="halo" style="stroke-width: 5" d="${path}"/><path class="bold" d="${path}" stroke-dasharray="${DASHES[i]}"/>`;
+const bold = (path, i = 0) => `<path class="halo" style="stroke-width: 5" d="${path}"/>` +
+  `<path class="bold" d="${path}" stroke-dasharray="${DASHES[i]}"/>`;
 
 // How a series of shapes is painted: its rows [x, y] in pixels, the pen lifted over NaN.
 function trace(xy) {
@@ -173,7 +173,7 @@ const STYLES = {
   },
   edges(ctx, i, xy) { ctx.strokeStyle = "#808080cc"; ctx.lineWidth = 0.75; ctx.stroke(new Path2D(trace(xy))); },
   line: (ctx, i, xy) => bold(trace(xy), i),
-  points(ctx, i, xy) { for (let k = 0; k < xy.length; k += 2) stamp(ctx, i, xy[k], xy[k + 1]); },
+  points(ctx, i, xy) { for (let k = 0; k < xy.length; k += 2) if (xy[k] === xy[k]) stamp(ctx, i, xy[k], xy[k + 1]); },
 };
 const SAMPLES = { fill: [0, 0, 30, 0, 30, 12, 0, 12], edges: [0, 6, 30, 6], line: [0, 6, 30, 6], points: [15, 6] };
 
