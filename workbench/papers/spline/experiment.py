@@ -107,8 +107,9 @@ class Config(papers.Config):
     ``dense_steps`` and ``dense_lr`` of dense training, ``lr`` of retraining; ``init_width`` and ``init_steps`` of the
     comparison of starts, which takes the data sets of ``cells``; ``region_seeds`` of the seeds have regions counted.
     ``watched`` cells have their dense training looked at every ``look_every`` steps by the detectors, at
-    ``watched_seeds`` of the seeds; ``partition_eta`` and ``mask_eta`` are their thresholds, ``partition_fifo`` and
-    ``mask_fifo`` how many looks they compare with. ``boxes`` are half sides of squares whose regions are timed.
+    ``watched_seeds`` of the seeds; ``partition_eta`` and ``mask_eta`` are their thresholds, ``partition_fifo`` how many
+    earlier looks the one compares with, ``mask_fifo`` how many masks the other holds, the newest included (both as in
+    the released codes). ``boxes`` are half sides of squares whose regions are counted against time.
     """
 
     seeds: int = 24
@@ -161,11 +162,19 @@ class Config(papers.Config):
             self.require(name, getattr(self, name) >= 2, "be at least 2")
         for name in ("partition_eta", "mask_eta"):
             self.require(name, 0 < getattr(self, name) < 1, "lie between 0 and 1")
-        for name in ("partition_fifo", "mask_fifo"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
+        self.require("partition_fifo", self.partition_fifo >= 1, "be at least 1")
+        self.require("mask_fifo", self.mask_fifo >= 2, "be at least 2")
         looks = self.look_every >= 1 and self.dense_steps // self.look_every > max(self.partition_fifo, self.mask_fifo)
         self.require("look_every", looks, "leave more looks in dense_steps than a detector compares")
         self.require("boxes", min(self.boxes, default=0) > 0, "be positive")
+
+    @property
+    def detectors(self) -> dict[str, tuple[int, float]]:
+        """How many earlier looks each detector compares with, and its threshold."""
+        return {
+            "partition": (self.partition_fifo, self.partition_eta),
+            "mask": (self.mask_fifo - 1, self.mask_eta),
+        }
 
     @property
     def criteria(self) -> dict[str, Criterion]:
@@ -260,12 +269,12 @@ def unit_masks(nets: Sequence[MLP], ratio: float) -> Tensor:
     return torch.cat(layers, 2)
 
 
-def partition_change(nets: Sequence[MLP], k: int, fifo: int) -> Tensor:
-    """Exact change of model k's partition between looks at most ``fifo`` apart: ``[T, T]``, NaN elsewhere."""
+def partition_change(nets: Sequence[MLP], k: int, lookback: int) -> Tensor:
+    """Exact change of model k's partition between looks at most ``lookback`` apart: ``[T, T]``, NaN elsewhere."""
     alone = [net.sequential(k) for net in nets]
     pairwise = torch.full((len(nets), len(nets)), torch.nan, dtype=torch.float64)
     for t in range(1, len(nets)):
-        window = slice(max(0, t - fifo), t + 1)
+        window = slice(max(0, t - lookback), t + 1)
         pairwise[t, window] = torch.from_numpy(overlay.region_change(alone[window], SQUARE)[-1])
     return pairwise
 
@@ -276,16 +285,16 @@ def watch(cell: Cell, config: Config) -> dict[str, Any]:
     task, net = Task.of(cell.dataset, seeds), MLP.init(cell.widths, seeds)
     looks = [*range(config.look_every, config.dense_steps + 1, config.look_every)]
     nets = method.follow(net, task, looks, config.dense_lr)
-    masks = early_bird.pairwise_distance(unit_masks(nets, cell.ratio))
-    changes = torch.stack([partition_change(nets, k, config.partition_fifo) for k in range(len(seeds))])
-    detectors = {
-        "partition": (early_bird.detector_distance(changes, config.partition_fifo), config.partition_eta),
-        "mask": (early_bird.detector_distance(masks, config.mask_fifo), config.mask_eta),
+    lookback = config.partition_fifo
+    pairwise = {
+        "partition": torch.stack([partition_change(nets, k, lookback) for k in range(len(seeds))]),
+        "mask": early_bird.pairwise_distance(unit_masks(nets, cell.ratio)),
     }
     labels, distances, fired = cell.labels, [], []
     last = [method.prune(nets[-1], cell.ratio, Criterion(rule), task) for rule in TICKETS]
     arms = {("end", rule): pruned for rule, pruned in zip(TICKETS, last, strict=True)}
-    for detector, (watched, eta) in detectors.items():
+    for detector, (back, eta) in config.detectors.items():
+        watched = early_bird.detector_distance(pairwise[detector], back)
         at = early_bird.emergence(watched, eta)  # the number of a look, from 1
         drawn = at.nan_to_num(len(looks)).long() - 1
         early = MLP.gather(nets, drawn)
@@ -306,7 +315,7 @@ def watch(cell: Cell, config: Config) -> dict[str, Any]:
     untrained = [net.sequential(k) for k in range(len(seeds))]
     strangers = []
     for k, seed in enumerate(seeds):  # as if each look met a network of its own
-        window = [untrained[(k + shift) % len(seeds)] for shift in range(config.partition_fifo + 1)]
+        window = [untrained[(k + shift) % len(seeds)] for shift in range(lookback + 1)]
         change = overlay.region_change(window, SQUARE)[0, 1:].max()
         strangers.append({**labels, "seed": seed, "change": change})
     return {
