@@ -18,6 +18,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -129,7 +130,7 @@ class Partition:
 
     def won_by(self, label: int) -> Iterator[NDArray]:
         """Convex polygons ``[n, 2]`` that together are where argmax over the logits says ``label``."""
-        edges, counts, _, winner = self._cells()
+        edges, counts, _, winner = self._cells
         edges, counts = take(edges, counts, np.flatnonzero(winner == label))
         return (edges[:2, a : a + n].T for a, n in zip(offsets(counts), counts, strict=True))
 
@@ -139,7 +140,7 @@ class Partition:
         An edge along which the winner of a cell ties may be a boundary; it is one if the cell on its other side,
         which has the same edge reversed, has another winner.
         """
-        edges, counts, parent, winner = self._cells()
+        edges, counts, parent, winner = self._cells
         winner = np.repeat(winner, counts).astype(np.int64)
         values, tolerance = evaluate(self.maps[parent].transpose(1, 2, 0), self.rounding[parent].T, edges, counts)
         near, ahead = values.max(0) - values <= 4 * tolerance, following(counts)
@@ -153,6 +154,7 @@ class Partition:
         lower = lower[winner[lower] < winner[other[lower]]]
         return Boundary(np.stack([a, b], 1)[lower], np.stack([winner[lower], winner[other[lower]]], 1))
 
+    @cached_property
     def _cells(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Every region cut into the cells of its winners: polygons, their sizes, regions and winners."""
         windows = self.maps.transpose(0, 2, 1)[:, :, None]
