@@ -284,22 +284,24 @@ def detect(pairwise: dict[str, Tensor], config: Config) -> dict[str, tuple[Tenso
 
 
 def tickets(
-    nets: list[ConvNet], drawn: dict[str, float], parts: tuple[Images, Images], seed: int, config: Config
+    nets: list[ConvNet], fired: dict[str, float], parts: tuple[Images, Images], seed: int, config: Config
 ) -> list[dict[str, Any]]:
-    """Half of each layer's channels, by BatchNorm scale, drawn when a detector fires and at the two ends.
+    """Half of each layer's channels, by BatchNorm scale, drawn when a detector fires, at the two ends, and by chance.
 
     All tickets are equally large: a mask over all layers empties the first ones of so small a net. A ticket inherits
     its weights and goes on with what is left of the epochs, so that all have as many; then all are retrained alike.
     """
     per_epoch, known, rows = len(parts[0].y) // 100, {}, []
-    for name, epoch in (drawn | {"first epoch": 1.0, "last epoch": float(len(nets))}).items():
-        if epoch == epoch and epoch not in known:  # NaN: no ticket; detectors that fire together draw the same one
-            net, left = nets[int(epoch) - 1], len(nets) - int(epoch)
-            small = remove_channels(net, layer_mask(net))
-            small, _ = retrain(small, parts, (left * per_epoch,), seed, config.image_lr)
+    draws = {name: (epoch, "BatchNorm scale") for name, epoch in fired.items()}
+    draws["first epoch"], draws["last epoch"] = (1.0, "BatchNorm scale"), (float(len(nets)), "BatchNorm scale")
+    draws["random, with partition"] = (fired["partition"], "random")
+    for name, (epoch, rule) in draws.items():
+        if epoch == epoch and (epoch, rule) not in known:  # NaN: no ticket. Drawn alike, they are one ticket
+            small = prune(nets[int(epoch) - 1], TICKET, rule, 0.0, parts[0], seed)
+            small, _ = retrain(small, parts, ((len(nets) - int(epoch)) * per_epoch,), seed, config.image_lr)
             _, found = retrain(small, parts, config.image_steps[-1:], seed, config.image_retrain_lr)
-            known[epoch] = {"accuracy": found[0], **size(small, parts[0])}
-        rows.append({"drawn": name, "seed": seed, "epoch": epoch} | known.get(epoch, {}))
+            known[epoch, rule] = {"accuracy": found[0], **size(small, parts[0])}
+        rows.append({"drawn": name, "seed": seed, "epoch": epoch} | known.get((epoch, rule), {}))
     return rows
 
 
@@ -324,7 +326,8 @@ def conv_seed(setup: Setup, parts: tuple[Images, Images], seed: int, config: Con
     dense, pairwise = nets[-1], distances(nets, points)
     found = {"trained": detect(pairwise, config)}
     if seed == config.seed:  # the control: weights that never move
-        still = follow(fresh(), train, min(setup.epochs, config.mask_fifo + 1), seed, 0.0)
+        enough = 2 + max(back for back, _ in config.detectors.values())
+        still = follow(fresh(), train, enough, seed, 0.0)
         found["untrained"] = detect(distances(still, points), config)
     labels = setup.labels | {"seed": seed}
     fired = [
