@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import Image
 from matplotlib.collections import LineCollection, PolyCollection
 from numpy.typing import NDArray
 from torch import nn
 
+from workbench import early_bird
 from workbench.evidence import Result, interval_or_none
 from workbench.explorer import Choice, Counters, Explorer, Heatmap, Lines, Shapes, Slider
 from workbench.figures import COLOURS, figure, save
@@ -52,10 +54,9 @@ def means(table: pd.DataFrame, by: list[str], column: str = "accuracy") -> pd.Da
     return table.groupby(by, sort=False)[["seed", column]].apply(summarise).reset_index()
 
 
-def shown(result: Result) -> list[Cell]:
-    """The cells that get pictures: those of the quick scale where they were run, else the first three."""
-    run = list(result.parameters["cells"])
-    return [Cell.read(text) for text in [text for text in Config.cells if text in run] or run[:3]]
+def shown(run: Sequence[str]) -> list[Cell]:
+    """The cells that get pictures: those of the quick scale where they are run, else the first three."""
+    return [Cell.read(text) for text in [text for text in Config.cells if text in run] or list(run[:3])]
 
 
 def _title(cell: Cell) -> str:
@@ -73,8 +74,8 @@ def curves(result: Result) -> Image:
     """Accuracy over retraining, by criterion; every layer loses the same share of its units."""
     table = result.tables["curves"]
     table = means(table[table["scope"] == "layer"], ["dataset", "net", "ratio", "arm", "step"])
-    drawn, axes = figure(9.6, 4.2, ncols=len(shown(result)), squeeze=False)
-    for cell, ax in zip(shown(result), axes[0], strict=True):
+    drawn, axes = figure(9.6, 4.2, ncols=len(shown(result.parameters["cells"])), squeeze=False)
+    for cell, ax in zip(shown(result.parameters["cells"]), axes[0], strict=True):
         dense = table[(table["dataset"] == cell.dataset) & (table["net"] == cell.net) & (table["arm"] == "dense")]
         ax.plot(np.arange(len(STEPS)), dense["accuracy"], color="black", linewidth=1, label="dense, trained on")
         for arm, (colour, marker, line) in ARMS.items():
@@ -139,7 +140,7 @@ def draw_partition(ax: Any, net: nn.Module, task: Task | None = None, before: nn
 
 def boundaries(result: Result) -> Image:
     """Partition and exact decision boundary before pruning, after it and after retraining; the first seed."""
-    networks, cells = result.extra["networks"], shown(result)
+    networks, cells = result.extra["networks"], shown(result.parameters["cells"])
     columns = {
         "dense": ("dense", 0.0, 0),
         "redundancy": ("redundancy", None, 0),
@@ -173,8 +174,8 @@ def regions(result: Result) -> Image:
     table = result.tables["regions"]
     table = means(table[table["scope"] == "layer"], ["dataset", "net", "ratio", "arm", "step"], "regions")
     arms = ["dense", *(arm for arm in ARMS if arm != SCRATCH)]
-    drawn, axes = figure(9.6, 3.4, ncols=len(shown(result)), squeeze=False)
-    for cell, ax in zip(shown(result), axes[0], strict=True):
+    drawn, axes = figure(9.6, 3.4, ncols=len(shown(result.parameters["cells"])), squeeze=False)
+    for cell, ax in zip(shown(result.parameters["cells"]), axes[0], strict=True):
         dense = (table["dataset"] == cell.dataset) & (table["net"] == cell.net) & (table["arm"] == "dense")
         rows = pd.concat([table[dense], _of(table, cell)])
         for shift, (step, name) in enumerate(((0, "just pruned"), (LATE, f"{LATE} steps later"))):
@@ -277,6 +278,111 @@ def throughput(result: Result) -> Image:
     return save(drawn, table, "throughput", result, {"seconds": None, "rate": None, "regions": 5.0})
 
 
+def _image_panels(result: Result, table: str, width: float, height: float) -> tuple[Any, list[tuple[str, str, Any]]]:
+    """A figure with a panel for each conv net that was trained."""
+    names = result.tables[table][["dataset", "net"]].drop_duplicates().itertuples(index=False)
+    names = [(dataset, net) for dataset, net in names]
+    drawn, axes = figure(max(width * len(names), 5.5), height, ncols=len(names), squeeze=False)
+    return drawn, [(*name, ax) for name, ax in zip(names, axes[0], strict=True)]
+
+
+def image_curves(result: Result) -> Image:
+    """Networks that see images: accuracy over retraining by criterion, each at each ratio."""
+    table = means(result.tables["image_curves"], ["dataset", "net", "ratio", "arm", "step"])
+    pruned = table[table["ratio"] > 0]
+    panels = list(pruned[["dataset", "net", "ratio"]].drop_duplicates().itertuples(index=False))
+    columns = min(len(panels), 4)
+    lines = -(-len(panels) // columns)
+    drawn, axes = figure(2.6 * columns, 2.7 * lines + 0.6, nrows=lines, ncols=columns, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for (dataset, net, ratio), ax in zip(panels, axes.flat, strict=False):
+        own = (table["dataset"] == dataset) & (table["net"] == net)
+        dense = table[own & (table["arm"] == "dense")]
+        ax.plot(np.arange(len(dense)), dense["accuracy"], color="black", linewidth=1, label="dense, trained on")
+        for arm, (colour, marker, line) in ARMS.items():
+            rows = table[own & (table["ratio"] == ratio) & (table["arm"] == arm)]
+            style = {"color": COLOURS[colour], "marker": marker, "linestyle": line, "capsize": 2, "markersize": 4}
+            if len(rows):
+                ax.errorbar(np.arange(len(rows)), rows["accuracy"], rows["half"], label=arm, **style)
+        ax.set_xticks(range(len(dense)), dense["step"])
+        ax.set_title(f"{dataset}, {net}, {100 * ratio:.0f} % pruned", size=9)
+        ax.set_xlabel("retraining steps")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test accuracy (%)")
+    named = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    drawn.legend(named.values(), named.keys(), fontsize=8, loc="outside lower center", ncols=4)
+    return save(drawn, table, "image_curves", result, SPREAD)
+
+
+def image_detectors(result: Result) -> Image:
+    """Conv nets: what each detector watches over epochs, and where it fires; also with weights that never move."""
+    by = ["dataset", "net", "training", "detector", "epoch"]
+    distance = result.tables["image_distances"]
+    trained = means(distance[distance["training"] == "trained"], by, "distance")
+    fired = result.tables["image_fired"]
+    drawn, panels = _image_panels(result, "image_distances", 4.4, 3.9)
+    for dataset, net, ax in panels:
+        for height, (name, colour, line) in enumerate(
+            (("partition", "blue", "-"), ("mask", "vermilion", "--"), ("mask by layer (ours)", "green", "-."))
+        ):
+            rows = trained[(trained["dataset"] == dataset) & (trained["net"] == net) & (trained["detector"] == name)]
+            ax.plot(rows["epoch"], rows["distance"], line, color=COLOURS[colour], label=f"{name} distance")
+            low, high = rows["distance"] - rows["half"], rows["distance"] + rows["half"]
+            ax.fill_between(rows["epoch"], low, high, color=COLOURS[colour], alpha=0.2, linewidth=0)
+            at = fired[(fired["dataset"] == dataset) & (fired["net"] == net) & (fired["detector"] == name)]
+            at = at.loc[at["training"] == "trained", "epoch"].dropna()
+            ax.plot(at, np.full(len(at), -0.02 * (height + 1)), "|", color=COLOURS[colour])
+        for name, colour in (("partition", "blue"), ("mask", "vermilion")):
+            ax.axhline(result.parameters[f"{name}_eta"], color=COLOURS[colour], linewidth=0.8, linestyle=":")
+        ax.set(xlabel="epoch", ylim=(-0.08, None))
+        ax.set_title(f"{dataset}, {net}: below zero, where each seed fires", size=9)
+    panels[0][2].set_ylabel("largest distance to the epochs before")
+    drawn.legend(*panels[0][2].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
+    save(drawn, fired, "image_fired", result, {"epoch": 2.0})
+    return save(drawn, trained, "image_detectors", result, {"distance": 0.05, "half": 0.05})
+
+
+def image_tickets(result: Result) -> Image:
+    """Conv nets: retrained accuracy of tickets by the epoch at which they were drawn."""
+    rows = result.tables["image_tickets"]
+    table = means(rows, ["dataset", "net", "drawn"])
+    table = table.merge(means(rows, ["dataset", "net", "drawn"], "epoch")[["dataset", "net", "drawn", "epoch"]])
+    drawn, panels = _image_panels(result, "image_tickets", 4.4, 3.2)
+    for dataset, net, ax in panels:
+        one = table[(table["dataset"] == dataset) & (table["net"] == net)]
+        ax.errorbar(one["accuracy"], range(len(one)), xerr=one["half"], fmt="o", color=COLOURS["blue"], capsize=3)
+        names = [
+            f"{name} ({epoch:.1f})" if epoch == epoch else name
+            for name, epoch in zip(one["drawn"], one["epoch"], strict=True)
+        ]
+        ax.set_yticks(range(len(one)), names, fontsize=8)
+        ax.invert_yaxis()
+        ax.set(xlabel="test accuracy (%)")
+        ax.set_title(f"{dataset}, {net}: drawn by (mean epoch)", size=9)
+    return save(drawn, table, "image_tickets", result, SPREAD | {"epoch": 2.0})
+
+
+def image_costs(result: Result) -> Image:
+    """Parameters and multiply-accumulates of one image, before and after channels are taken out."""
+    table = result.tables["image_costs"].groupby(["dataset", "net", "ratio", "arm"], sort=False, as_index=False)
+    table = table[["parameters", "macs"]].mean()
+    one = table[table["arm"].isin(["dense", "redundancy"])]
+    names = [
+        f"{row.dataset}, {row.net}" + (f", {100 * row.ratio:.0f} % pruned" if row.ratio else "")
+        for row in one.itertuples()
+    ]
+    drawn, axes = figure(9, 0.8 + 0.3 * len(names), ncols=2, sharey=True)
+    for ax, column, label in zip(axes, ("parameters", "macs"), ("parameters", "MACs of one image"), strict=True):
+        bars = ax.barh(range(len(one)), one[column])
+        ax.bar_label(bars, [f"{value:,.0f}" for value in one[column]], fontsize=7, padding=2)
+        ax.set(xscale="log", xlabel=label)
+        ax.margins(x=0.2)
+    axes[0].set_yticks(range(len(one)), names, fontsize=8)
+    axes[0].invert_yaxis()
+    return save(drawn, table, "image_costs", result)
+
+
 # --- explorers ---------------------------------------------------------------------------------------------------
 
 PLANE = {"x_label": "x", "y_label": "y", "limits": ((-1, 1), (-1, 1))}
@@ -319,18 +425,15 @@ def _points(task: Task, label: int) -> NDArray:
     return task.x[0][:, task.y[0] == label].T.numpy()
 
 
-def explore_partition(result: Result) -> Explorer:
+def explore_partition(config: Config) -> Explorer:
     """Partition and boundary of one network pruned by any rule at any ratio, over its retraining."""
-    seed, parameters = [result.parameters["seed"]], result.parameters
-    cells = {cell.dataset: cell for cell in shown(result)}
-    tasks = {name: Task.of(name, seed) for name in cells}
-    dense = {name: _dense(cell, tasks[name], parameters) for name, cell in cells.items()}
+    cells, tasks, dense = _trained(config)
 
     @cache
     def retrained(dataset: str) -> dict[tuple[str, float, int], MLP]:
         keys = [(rule, ratio) for rule in PLAYED for ratio in RATIOS]
         starts = [method.prune(dense[dataset], ratio, PLAYED[rule], tasks[dataset]) for rule, ratio in keys]
-        path = method.follow(MLP.cat(starts), tasks[dataset].repeat(len(keys)), STEPS, parameters["lr"])
+        path = method.follow(MLP.cat(starts), tasks[dataset].repeat(len(keys)), STEPS, config.lr)
         return {
             (*key, step): net.map(lambda p, k=k: p[k : k + 1])
             for step, net in zip(STEPS, path, strict=True)
@@ -407,17 +510,17 @@ def explore_partition(result: Result) -> Explorer:
     )  # fmt: skip
 
 
-def _dense(cell: Cell, task: Task, parameters: Any) -> MLP:
-    start = MLP.init(cell.widths, task.seeds)
-    return method.fit(start, task, parameters["dense_steps"], parameters["dense_lr"])[0]
+def _trained(config: Config) -> tuple[dict[str, Cell], dict[str, Task], dict[str, MLP]]:
+    """By data set: the cell that is shown, the first seed's points and dense network."""
+    cells = {cell.dataset: cell for cell in shown(config.cells)}
+    tasks = {name: Task.of(name, [config.seed]) for name in cells}
+    fit = lambda name, net: method.fit(net, tasks[name], config.dense_steps, config.dense_lr)[0]  # noqa: E731
+    return cells, tasks, {name: fit(name, MLP.init(cell.widths, [config.seed])) for name, cell in cells.items()}
 
 
-def explore_units(result: Result) -> Explorer:
+def explore_units(config: Config) -> Explorer:
     """The distances of a layer's units, the pair that goes next, and the units' lines in the plane."""
-    seed, parameters = [result.parameters["seed"]], result.parameters
-    cells = {cell.dataset: cell for cell in shown(result)}
-    tasks = {name: Task.of(name, seed) for name in cells}
-    dense = {name: _dense(cell, tasks[name], parameters) for name, cell in cells.items()}
+    cells, tasks, dense = _trained(config)
     smallest = min(cell.widths[1] for cell in cells.values())
     rhos, rules = (0.0, 0.05, 0.25, 1.0), {"redundancy": "redundancy", "scaled (ours)": "scaled"}
 
@@ -559,4 +662,52 @@ def explore_detectors(result: Result) -> Explorer:
         ],
         describe="{dataset}, threshold {eta}: the partition detector fires {partition:at step {:.0f}|never}, the mask "
         "detector {mask:at step {:.0f}|never}. At step {step} the network has {regions} regions.",
+    )  # fmt: skip
+
+
+def explore_epochs(result: Result) -> Explorer:
+    """Distance of any two epochs of a conv net's training, as partitions or as masks, and the detector on it."""
+    pairwise = result.extra["pairwise"]
+    labels = [f"{dataset} {net}" for dataset, net in pairwise]
+    found = dict(zip(labels, pairwise.values(), strict=True))
+    kinds = tuple(next(iter(found.values())))
+    longest = max(len(next(iter(distances.values()))) for distances in found.values())
+    epochs = np.arange(1, longest + 1)
+
+    @cache
+    def distance(net: str, kind: str) -> NDArray:
+        own = found[net][kind].numpy()
+        return np.pad(own, (0, longest - len(own)), constant_values=np.nan)
+
+    @cache
+    def watched(net: str, kind: str, back: int) -> NDArray:
+        return early_bird.detector_distance(torch.from_numpy(distance(net, kind)), back).numpy()
+
+    def fires(net: str, kind: str, back: int, eta: float) -> float:
+        below = watched(net, kind, back) < eta
+        return float(epochs[below.argmax()]) if below.any() else np.nan
+
+    return Explorer(
+        "spline-epochs",
+        "When has a convolutional net's partition, or its mask, stopped moving?",
+        controls=[
+            Slider("eta", "threshold", (0.005, 0.01, 0.02, 0.05, 0.1, 0.16, 0.2, 0.3), 0.16),
+            Slider("back", "epochs looked back on", (1, 2, 3, 4, 5), 3),
+            Choice("kind", "distance of", kinds, kinds[0]),
+            Choice("net", "net", tuple(labels), labels[0]),
+        ],
+        scalars={"fires": fires},
+        panels=[
+            Heatmap(
+                distance, "Distance of two epochs", "epoch", "epoch", "fraction that differs", x=epochs, y=epochs,
+                vlines={"fires": "fires"},
+            ),
+            Lines(
+                lambda net, kind, back: {"farthest of the epochs before": watched(net, kind, back)},
+                "What the detector watches", "epoch", "distance of {kind}", x=epochs,
+                vlines={"fires": "fires"}, hlines={"threshold {eta}": "eta"},
+            ),
+        ],
+        describe="{net}, distance of {kind}, looking back on {back} epochs, threshold {eta}: "
+        "{fires:the detector fires at epoch {:.0f}|the detector never fires}.",
     )  # fmt: skip
