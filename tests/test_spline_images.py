@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench import WorkbenchError, data, early_bird
-from workbench.nets import ConvNet, mask_channels
+from workbench.nets import ConvNet, mask_channels, train_conv
 from workbench.papers.spline import images, method
 from workbench.papers.spline.detectors import flipped, partition_distance
 from workbench.papers.spline.images import Setup
@@ -336,6 +336,22 @@ def test_a_curve_is_training_stopped_at_each_step():
         with torch.no_grad():
             right = (alone(TEST.x).argmax(1) == TEST.y).float().mean().item()
         assert found == pytest.approx(100 * right, abs=1e-4)
+
+
+def test_a_ticket_goes_on_for_the_epochs_that_are_left_then_retrains_like_all():
+    nets = images.follow(lived_in((4, 4, 4)), TRAIN, 3, 7, 0.1)
+    fired = {"partition": 2.0, "mask": math.nan}
+    rows = {row["drawn"]: row for row in images.tickets(nets, fired, PARTS, 7, Config())}
+    drawn = {"partition": (2, "BatchNorm scale"), "first epoch": (1, "BatchNorm scale")}
+    drawn |= {"last epoch": (3, "BatchNorm scale"), "random, with partition": (2, "random")}
+    assert set(rows) == {*drawn, "mask"}
+    assert set(rows["mask"]) == {"drawn", "seed", "epoch"}, "no ticket, no accuracy"
+    for name, (epoch, rule) in drawn.items():
+        small = images.prune(nets[epoch - 1], 0.5, rule, 0.0, TRAIN, 7).to(memory_format=torch.channels_last)
+        train_conv(small, TRAIN.x, TRAIN.y, 3 * (3 - epoch), 7, 0.1)
+        train_conv(small, TRAIN.x, TRAIN.y, 4, 7, 0.01)
+        assert rows[name]["epoch"] == epoch
+        assert rows[name]["accuracy"] == images.accuracy(small, TEST)
 
 
 @pytest.fixture(scope="module")

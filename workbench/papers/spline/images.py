@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from workbench.papers.spline.experiment import Config
 
 SLIM = 1e-4
-"""Strength of network slimming in dense training, as in Early-Bird tickets; without it no mask has a reason to form."""
+"""Strength of network slimming in dense training, as in Early-Bird tickets; the partition's code does not slim."""
 MLP_WIDTHS, MLP_RATIOS, MLP_BATCH = (64, 64, 64, 10), (0.5, 0.8), 128
 MLP_LR, MLP_RETRAIN_LR = 0.005, 0.003
 TICKET = 0.5
@@ -249,7 +249,7 @@ def signs(net: ConvNet, points: Tensor) -> list[Tensor]:
 
 
 def layer_mask(net: ConvNet) -> Tensor:
-    """Keep the channels of largest scale of every layer: bool ``[channels]``, equally many of a layer at any time."""
+    """Keep each layer's channels of largest scale: bool ``[channels]``. What `prune` keeps by BatchNorm scale."""
     masks = []
     for scale in (m.weight.detach().abs() for m in net if isinstance(m, nn.BatchNorm2d)):
         dropped = scale.argsort(stable=True)[: round(TICKET * len(scale))]
@@ -260,17 +260,11 @@ def layer_mask(net: ConvNet) -> Tensor:
 def distances(nets: list[ConvNet], points: Tensor) -> dict[str, Tensor]:
     """Distances ``[T, T]`` of every pair of epochs: of partitions, and of masks over all layers and in each (ours)."""
     layers = zip(*(signs(net, points) for net in nets), strict=True)
-    masks = (torch.stack([draw(net) for net in nets]) for draw in (_global_mask, layer_mask))
-    overall, by_layer = map(early_bird.pairwise_distance, masks)
+    masks = {"mask": lambda net: early_bird.channel_mask(net, TICKET), "mask by layer (ours)": layer_mask}
     return {
         "partition": partition_distance([torch.stack(layer) for layer in layers]),
-        "mask": overall,
-        "mask by layer (ours)": by_layer,
+        **{name: early_bird.pairwise_distance(torch.stack([*map(draw, nets)])) for name, draw in masks.items()},
     }
-
-
-def _global_mask(net: ConvNet) -> Tensor:
-    return early_bird.channel_mask(net, TICKET)
 
 
 def detect(pairwise: dict[str, Tensor], config: Config) -> dict[str, tuple[Tensor, float]]:
