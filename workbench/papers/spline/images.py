@@ -39,24 +39,26 @@ TICKET = 0.5
 
 @dataclass(frozen=True)
 class Setup:
-    """A data set of images, the widths of its dense conv net, and epochs of dense training."""
+    """A data set of images, the widths of its dense conv net, epochs of dense training, and the number of seeds."""
 
     dataset: str
     widths: tuple[int, ...]
     epochs: int
+    seeds: int
 
     @classmethod
     def read(cls, text: str) -> Setup:
-        """For example ``"digits 16-16-32 10"``; `WorkbenchError` for anything else."""
+        """For example ``"digits 16-16-32 10 3"``; `WorkbenchError` for anything else."""
         try:
-            dataset, widths, epochs = text.split()
-            setup = cls(dataset, tuple(map(int, widths.split("-"))), int(epochs))
+            dataset, widths, *numbers = text.split()
+            epochs, seeds = map(int, numbers)
+            setup = cls(dataset, tuple(map(int, widths.split("-"))), epochs, seeds)
         except ValueError:
             raise WorkbenchError(
-                f"images read like 'digits 16-16-32 10' (data, widths, epochs); got {text!r}"
+                f"images read like 'digits 16-16-32 10 3' (data, widths, epochs, seeds); got {text!r}"
             ) from None
-        if dataset not in ("digits", "cifar10") or min(setup.widths) < 2 or setup.epochs < 1:
-            raise WorkbenchError(f"images {text!r}: data are digits or cifar10, widths at least 2, epochs at least 1")
+        if dataset not in ("digits", "cifar10") or min(*setup.widths, epochs, seeds) < 2:
+            raise WorkbenchError(f"images {text!r}: data are digits or cifar10, and every number at least 2")
         return setup
 
     @property
@@ -398,7 +400,7 @@ def run(config: Config) -> dict[str, Any]:
     for text in config.images:
         setup = Setup.read(text)
         pool = pools(setup.dataset)
-        seeds = range(config.seed, config.seed + config.image_seeds)
+        seeds = range(config.seed, config.seed + setup.seeds)
         found = [conv_seed(setup, split(pool, seed, config), seed, config) for seed in seeds]
         pairwise[tuple(setup.labels.values())] = found[0]["pairwise"]
         parts += found
