@@ -39,25 +39,23 @@ TICKET = 0.5
 
 @dataclass(frozen=True)
 class Setup:
-    """A data set of images, the widths of its dense conv net, epochs of dense training, and the number of seeds."""
+    """A data set of images, the widths of its dense conv net, and epochs of dense training."""
 
     dataset: str
     widths: tuple[int, ...]
     epochs: int
-    seeds: int
 
     @classmethod
     def read(cls, text: str) -> Setup:
-        """For example ``"digits 16-16-32 10 3"``; `WorkbenchError` for anything else."""
+        """For example ``"digits 16-16-32 10"``; `WorkbenchError` for anything else."""
         try:
-            dataset, widths, *numbers = text.split()
-            epochs, seeds = map(int, numbers)
-            setup = cls(dataset, tuple(map(int, widths.split("-"))), epochs, seeds)
+            dataset, widths, epochs = text.split()
+            setup = cls(dataset, tuple(map(int, widths.split("-"))), int(epochs))
         except ValueError:
             raise WorkbenchError(
-                f"images read like 'digits 16-16-32 10 3' (data, widths, epochs, seeds); got {text!r}"
+                f"images read like 'digits 16-16-32 10' (data, widths, epochs); got {text!r}"
             ) from None
-        if dataset not in ("digits", "cifar10") or min(*setup.widths, epochs, seeds) < 2:
+        if dataset not in ("digits", "cifar10") or min(*setup.widths, setup.epochs) < 2:
             raise WorkbenchError(f"images {text!r}: data are digits or cifar10, and every number at least 2")
         return setup
 
@@ -394,15 +392,18 @@ def digits_mlp(config: Config) -> dict[str, Any]:
     return {"image_curves": curves, "image_costs": costs}
 
 
+def conv_net(setup: Setup, config: Config) -> dict[str, Any]:
+    """All seeds of one conv net: rows by table, and ``pairwise`` with the first seed's distances ``[T, T]``."""
+    pool = pools(setup.dataset)
+    seeds = range(config.seed, config.seed + config.image_seeds)
+    found = [conv_seed(setup, split(pool, seed, config), seed, config) for seed in seeds]
+    pairwise = {tuple(setup.labels.values()): [part.pop("pairwise") for part in found][0]}  # noqa: RUF015 (pops all)
+    return {name: [row for part in found for row in part[name]] for name in found[0]} | {"pairwise": pairwise}
+
+
 def run(config: Config) -> dict[str, Any]:
     """Rows by table, and ``pairwise``: by data set and net, the first seed's distances ``[T, T]`` by detector."""
-    parts, pairwise = [digits_mlp(config)], {}
-    for text in config.images:
-        setup = Setup.read(text)
-        pool = pools(setup.dataset)
-        seeds = range(config.seed, config.seed + setup.seeds)
-        found = [conv_seed(setup, split(pool, seed, config), seed, config) for seed in seeds]
-        pairwise[tuple(setup.labels.values())] = found[0]["pairwise"]
-        parts += found
-    names = ("image_curves", "image_costs", "image_fired", "image_distances", "image_tickets")
+    parts = [digits_mlp(config), *(conv_net(Setup.read(text), config) for text in config.images)]
+    pairwise = {key: value for part in parts for key, value in part.pop("pairwise", {}).items()}
+    names = dict.fromkeys(name for part in parts for name in part)
     return {name: [row for part in parts for row in part.get(name, [])] for name in names} | {"pairwise": pairwise}
