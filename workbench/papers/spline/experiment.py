@@ -6,7 +6,7 @@ Tables are tidy, one row a seed; accuracies in percent. All arms of a seed share
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar
@@ -18,36 +18,14 @@ from joblib import Parallel, delayed
 from torch import Tensor
 
 from workbench import WorkbenchError, early_bird, papers
-from workbench.evidence import (
-    Claim,
-    Interval,
-    Result,
-    above,
-    claims_from,
-    contrast,
-    equals,
-    inside,
-    interval,
-    interval_or_none,
-    not_worse,
-    published,
-)
-from workbench.papers.spline import method, overlay
+from workbench.evidence import Result
+from workbench.papers.spline import claims, images, method, overlay
+from workbench.papers.spline.claims import LATE, SCRATCH, STEPS, TICKETS
 from workbench.papers.spline.method import MLP, Criterion, Task
 from workbench.papers.spline.partition import partition
-from workbench.papers.spline.truths import closed_forms
 
-STEPS = (0, 10, 30, 100, 300)
-"""Retraining steps after which accuracy is taken."""
-EARLY, LATE = 30, STEPS[-1]
-"""Steps at which claims are judged; fixed before the runs."""
-MARGIN = 1.0
-"""Points of accuracy that "no loss" may cost; fixed before the runs."""
 SQUARE = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 """Where regions are counted: about where the data lie."""
-SCRATCH = "from scratch"
-TICKETS = ("redundancy", "in-norm")
-"""Rules by which tickets are drawn where a detector fires."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +87,8 @@ class Config(papers.Config):
     ``watched`` cells have their dense training looked at every ``look_every`` steps by the detectors, at
     ``watched_seeds`` of the seeds; ``partition_eta`` and ``mask_eta`` are their thresholds, ``partition_fifo`` how many
     earlier looks the one compares with, ``mask_fifo`` how many masks the other holds, the newest included (both as in
-    the released codes). ``boxes`` are half sides of squares whose regions are counted against time.
+    the released codes). ``images`` name data, widths and epochs of conv nets; the fields behind it are theirs, and
+    ``mlp_*`` the digits MLP's: see `images`. ``boxes`` are half sides of squares whose regions are timed.
     """
 
     seeds: int = 24
@@ -129,6 +108,17 @@ class Config(papers.Config):
     partition_fifo: int = 3
     mask_eta: float = 0.1
     mask_fifo: int = 5
+    images: tuple[str, ...] = ("digits 16-16-32 10",)
+    image_seeds: int = 3
+    image_ratios: tuple[float, ...] = (0.5,)
+    image_train: int = 5_000
+    image_test: int = 2_000
+    image_steps: tuple[int, ...] = (0, 10, 30)
+    image_lr: float = 0.1
+    image_retrain_lr: float = 0.01
+    canvas: int = 10
+    mlp_seeds: int = 8
+    mlp_steps: int = 200
     boxes: tuple[float, ...] = (0.1, 0.4, 1.0)
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -140,6 +130,13 @@ class Config(papers.Config):
             "watched": ("circles 2-20-2 50", "X 2-20-20-2 80", "spiral 2-20-2 50"),
             "watched_seeds": 24,
             "look_every": 10,
+            "images": ("digits 16-16-32 20", "cifar10 8-32-64 15"),
+            "image_seeds": 5,
+            "image_ratios": (0.5, 0.75),
+            "image_steps": (0, 10, 30, 100),
+            "canvas": 24,
+            "mlp_seeds": 24,
+            "mlp_steps": 400,
             "boxes": (0.1, 0.2, 0.4, 0.7, 1.0, 2.0, 4.0),
         },
     }
@@ -154,11 +151,20 @@ class Config(papers.Config):
             self.require(name, len(set(texts)) == len(texts), "name each cell once")
         self.require("rhos", self.rhos and min(self.rhos) >= 0, "not be negative")
         self.require("scaled_rho", self.scaled_rho >= 0, "not be negative")
-        for name in ("dense_lr", "lr"):
+        for text in self.images:
+            images.Setup.read(text)
+        self.require("image_ratios", all(0 < p < 1 for p in self.image_ratios), "lie between 0 and 1")
+        steps = (
+            self.image_steps and self.image_steps[0] >= 0 and list(self.image_steps) == sorted(set(self.image_steps))
+        )
+        self.require("image_steps", steps, "ascend from 0 or more")
+        for name in ("image_train", "image_test"):
+            self.require(name, getattr(self, name) >= 100, "be at least 100, one batch")
+        for name in ("dense_lr", "lr", "image_lr", "image_retrain_lr"):
             self.require(name, getattr(self, name) > 0, "be positive")
-        for name in ("dense_steps", "init_steps", "init_width"):
+        for name in ("dense_steps", "init_steps", "init_width", "mlp_steps"):
             self.require(name, getattr(self, name) >= 1, "be at least 1")
-        for name in ("region_seeds", "watched_seeds"):
+        for name in ("region_seeds", "watched_seeds", "image_seeds", "mlp_seeds", "canvas"):
             self.require(name, getattr(self, name) >= 2, "be at least 2")
         for name in ("partition_eta", "mask_eta"):
             self.require(name, 0 < getattr(self, name) < 1, "lie between 0 and 1")
@@ -360,126 +366,17 @@ def pixels(nets: Mapping[Any, Any]) -> list[dict[str, Any]]:
 # --- the whole, its summary and its claims -----------------------------------------------------------------------
 
 
-PAPER, OURS = "Max-affine spline pruning (the criterion is our reading)", "this workbench; not in the paper"
-Found = Iterator[tuple[Claim, Interval]]
-
-
-def _claim(id: str, text: str, rule: Any, source: str = PAPER, unit: str = "points") -> Claim:
-    return Claim(f"spline.{id}", text, "measured", unit, rule, None, source, None)
-
-
-def _pruning_claims(tables: Mapping[str, pd.DataFrame], cell: Cell) -> Found:
-    """What the criterion is worth in one cell, against the other criteria and against not pruning at all."""
-    text = f"{cell.net} on {cell.dataset}, {100 * cell.ratio:.0f} % of the units pruned"
-
-    def against(a: str, b: str, step: int, scope: str = "layer", **others: Any) -> Interval:
-        at = cell.labels | {"scope": scope, "step": step}
-        return contrast(tables["curves"], at | {"arm": a}, at | {"arm": b} | others)
-
-    for short, arm, source in (("redundancy", "redundancy", PAPER), ("merge", "scaled + merge (ours)", OURS)):
-        for other in ("in-norm", "random"):
-            for step in (EARLY, LATE):
-                name, said = f"{cell.id}.{short}_beats_{other}.{step}", f"{arm} beats {other} after {step} steps"
-                yield _claim(name, f"{text}: {said} of retraining", above(), source), against(arm, other, step)
-        yield (
-            _claim(
-                f"{cell.id}.{short}_keeps_accuracy",
-                f"{text}: {arm} loses at most {MARGIN:g} point against the dense net, trained as long",
-                not_worse(MARGIN),
-                source,
-            ),
-            against(arm, "dense", LATE, ratio=0.0),
-        )
-    name, said = f"{cell.id}.redundancy_beats_snip.{LATE}", f"redundancy beats SNIP after {LATE} steps of retraining"
-    yield _claim(name, f"{text}: {said}", above()), against("redundancy", "SNIP", LATE)
-    name = f"{cell.id}.pruned_beats_scratch"
-    yield (
-        _claim(name, f"{text}: redundancy beats a net of that size trained from scratch for {LATE} steps", above()),
-        against("redundancy", SCRATCH, LATE),
-    )
-    if len(cell.widths) > 3:
-        name, said = f"{cell.id}.global_redundancy", "across all layers at once redundancy beats in-norm"
-        yield (
-            _claim(name, f"{text}: {said} after {LATE} steps", above()),
-            against("redundancy", "in-norm", LATE, "global"),
-        )
-    at = cell.labels | {"scope": "layer", "step": 0}
-    yield (
-        _claim(
-            f"{cell.id}.more_regions",
-            f"{text}: redundancy leaves more regions than in-norm, before retraining",
-            above(),
-            unit="regions",
-        ),
-        contrast(tables["regions"], at | {"arm": "redundancy"}, at | {"arm": "in-norm"}, "regions"),
-    )
-
-
-def _detector_claims(tables: Mapping[str, pd.DataFrame], cell: Cell, config: Config) -> Found:
-    """When the detectors fire in one cell, and what a ticket drawn there is worth."""
-    text, quarter = f"{cell.net} on {cell.dataset}", config.dense_steps // 4
-
-    def pick(table: str, **labels: Any) -> pd.DataFrame:
-        rows = tables[table]
-        return rows[np.logical_and.reduce([rows[name] == value for name, value in (cell.labels | labels).items()])]
-
-    for detector in ("partition", "mask"):
-        name = f"{cell.id}.{detector}"
-        yield (
-            _claim(
-                f"{name}_fires_early",
-                f"{text}: the {detector} detector fires within the first quarter of training",
-                inside(0, quarter),
-                unit="steps",
-            ),
-            interval_or_none(pick("fired", detector=detector).set_index("seed")["step"]),
-        )
-        for rule in TICKETS:
-            share = f"{100 * cell.ratio:.0f} %"
-            yield (
-                _claim(
-                    f"{name}_ticket.{rule}",
-                    f"{text}: a ticket ({rule}, {share} pruned) drawn where the {detector} detector fires is at most "
-                    f"{MARGIN:g} point worse than one drawn at the end",
-                    not_worse(MARGIN),
-                ),
-                contrast(pick("tickets", arm=rule), {"drawn": detector}, {"drawn": "end"}),
-            )
-    yield (
-        _claim(
-            f"{cell.id}.strangers",
-            f"{text}: the partition detector stays silent where every look meets another untrained network",
-            above(config.partition_eta),
-            OURS,
-            "fraction",
-        ),
-        interval(pick("strangers")["change"].tolist()),
-    )
-
-
-def _start_claims(table: pd.DataFrame) -> Found:
-    for (dataset, width), rows in table.groupby(["dataset", "width"], sort=False):
-        text = f"2-{width}-2 on {dataset}: lines through data points are a better start than torch's"
-        found = contrast(rows, {"start": "through data"}, {"start": "default"})
-        yield _claim(f"start.{dataset}", text, above(), OURS), found
-
-
-def analytic_rows(scale: str) -> list[dict[str, Any]]:
-    """Closed forms beside the engine's counts, and what the abstract prints."""
-    rows = [claim.row(counted, scale) for claim, counted in closed_forms()]
-    return rows + [claim.row(None, scale) for claim in claims_from(published("spline"), "analytic", equals()).values()]
-
-
 def run(config: Config) -> Result:
     """Run everything the notebook shows: its parts side by side in two processes, then what is timed."""
     cells = sorted(map(Cell.read, config.cells), key=lambda cell: (cell.dataset, cell.widths))
     watched = [Cell.read(text) for text in config.watched]
     groups = [[*group] for _, group in groupby(cells, lambda cell: (cell.dataset, cell.widths))]
-    jobs = [delayed(_alone)(prune_cells, group, config) for group in groups]
+    jobs = [delayed(_alone)(images.run, config)]
+    jobs += [delayed(_alone)(prune_cells, group, config) for group in groups]
     jobs += [delayed(_alone)(watch, cell, config) for cell in watched]
     jobs += [delayed(_alone)(starts, dataset, config) for dataset in dict.fromkeys(cell.dataset for cell in cells)]
     parts = Parallel(n_jobs=2)(jobs)
-    extra: dict[str, dict] = {"networks": {}, "looks": {}}
+    extra: dict[str, dict] = {"networks": {}, "looks": {}, "pairwise": {}}
     for part in parts:
         for name, found in extra.items():
             found |= part.pop(name, {})
@@ -487,17 +384,17 @@ def run(config: Config) -> Result:
     tables = {name: pd.DataFrame([row for part in parts for row in part.get(name, [])]) for name in names}
     tables["throughput"] = pd.DataFrame(throughput(config))
     tables["pixels"] = pd.DataFrame(pixels(extra["networks"]))
-    found = [pair for cell in cells for pair in _pruning_claims(tables, cell)]
-    found += [pair for cell in watched for pair in _detector_claims(tables, cell, config)]
-    found += _start_claims(tables["starts"])
+    found = [*claims.measured(tables, cells, watched, config)]
     tables["summary"] = pd.DataFrame(
         [
             {"quantity": c.id, "mean": e.mean, "low": e.low, "high": e.high, "n": len(e.samples), "unit": c.unit}
             for c, e in found
         ]
     )
-    rows = [claim.row(evidence, config.scale) for claim, evidence in found] + analytic_rows(config.scale)
-    return Result(tables, rows, config.record("spline"), "generated from the seeds", extra)
+    rows = [claim.row(evidence, config.scale) for claim, evidence in found] + claims.analytic_rows(config.scale)
+    pools = dict.fromkeys(["digits", *(images.Setup.read(text).dataset for text in config.images)])
+    data_hash = "+".join(images.pools(name)[0].hash for name in pools)
+    return Result(tables, rows, config.record("spline"), data_hash, extra)
 
 
 def _alone(part: Any, *arguments: Any) -> dict[str, Any]:
