@@ -1,6 +1,7 @@
 """Conv nets as units, detectors against the officially published rules written out, and the digits MLP."""
 
 import copy
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -46,9 +47,9 @@ PARTS = images.split(images.pools("digits"), 0, Config())
 TRAIN, TEST = PARTS
 
 
-def lived_in(widths=(6, 5, 7), inputs=1, dtype=torch.float32):
+def lived_in(widths=(6, 5, 7), inputs=1, dtype=torch.float32, seed=3):
     """A net whose normalisations have scales, shifts and statistics that are nobody's default."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     net = ConvNet(widths, inputs=inputs)
     for module in net:
         if isinstance(module, nn.BatchNorm2d):
@@ -282,6 +283,25 @@ def test_redundancy_takes_a_duplicated_line_of_either_sign(scale):
             assert len(gone) == 1
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_of_the_closest_pair_the_filter_that_matters_less_goes(seed):
+    """Number by number, on the folded net: angles of filters, norms into and out of them."""
+    net, gone = lived_in((5, 6, 7), seed=seed), []
+    layers = images.fold(net)
+    for (w, _), (after, _) in itertools.pairwise(layers):
+        rows = w.flatten(1).tolist()
+        size = [math.hypot(*row) for row in rows]
+        importance = [size[i] * math.hypot(*after[:, i].flatten().tolist()) for i in range(len(rows))]
+        cos = {
+            (i, j): abs(sum(a * b for a, b in zip(rows[i], rows[j], strict=True))) / (size[i] * size[j])
+            for i, j in itertools.combinations(range(len(rows)), 2)
+        }
+        pair = max(cos, key=cos.get)
+        gone.append({min(pair, key=importance.__getitem__)})
+    keep = kept(net, images.prune(net, 0.17, "redundancy", 0.0, TRAIN, 0))
+    assert [set((~k).nonzero().flatten().tolist()) for k in keep] == gone
+
+
 def test_the_layer_mask_is_what_pruning_by_batch_norm_scale_leaves():
     net = lived_in((8, 6, 10))
     keep, at = images.layer_mask(net), 0
@@ -376,6 +396,7 @@ def test_detectors_and_tickets_have_a_row_a_seed(result):
     fired = {(r["seed"], r["training"], r["detector"]): r["epoch"] for r in result["image_fired"]}
     names = ("partition", "mask", "mask by layer (ours)")
     assert set(fired) == {(s, "trained", n) for s in (0, 1) for n in names} | {(0, "untrained", n) for n in names}
+    assert fired[0, "untrained", "mask"] == 5, "the control must be able to fire"
     for row in result["image_tickets"]:
         assert row["seed"] in (0, 1)
         if row["drawn"] in names:
