@@ -164,7 +164,8 @@ def _trained(config: Config) -> tuple[dict[str, Cell], dict[str, Task], dict[str
 def units(config: Config) -> Explorer:
     """The distances of a layer's units, the pair that goes next, and the units' lines in the plane."""
     cells, tasks, dense = _trained(config)
-    smallest = min(cell.widths[1] for cell in cells.values())
+    sizes = {name: cell.widths[1] for name, cell in cells.items()}
+    smallest, largest = min(sizes.values()), max(sizes.values())
     rhos, rules = (0.0, 0.05, 0.25, 1.0), {"redundancy": "redundancy", "scaled (ours)": "scaled"}
 
     @cache
@@ -178,7 +179,7 @@ def units(config: Config) -> Explorer:
         distance, order = path(dataset, rule, rho)
         distance = np.where(np.isfinite(distance), distance, np.nan)
         distance[order[:removed]] = distance[:, order[:removed]] = np.nan
-        return distance[:smallest, :smallest]
+        return np.pad(distance, (0, largest - len(distance)), constant_values=np.nan)
 
     def pair(dataset: str, rule: str, rho: float, removed: int) -> tuple[int, int]:
         """The unit that goes next and its nearest neighbour among those left."""
@@ -197,7 +198,7 @@ def units(config: Config) -> Explorer:
 
     def others(dataset: str, rule: str, rho: float, removed: int) -> NDArray:
         gone = {*path(dataset, rule, rho)[1][:removed], *pair(dataset, rule, rho, removed)}
-        return line(dataset, [unit for unit in range(smallest) if unit not in gone])
+        return line(dataset, [unit for unit in range(sizes[dataset]) if unit not in gone])
 
     def leaver(dataset: str, rule: str, rho: float, removed: int) -> NDArray:
         return line(dataset, pair(dataset, rule, rho, removed)[:1])
@@ -219,7 +220,7 @@ def units(config: Config) -> Explorer:
         a, b = pair(dataset, rule, rho, removed)
         return [(a, b), (b, a)]
 
-    names = [str(unit + 1) for unit in range(smallest)]
+    names = [str(unit + 1) for unit in range(largest)]
     return Explorer(
         "spline-units",
         "Which unit goes next?",
