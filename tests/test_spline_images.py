@@ -376,7 +376,10 @@ def test_a_ticket_goes_on_for_the_epochs_that_are_left_then_retrains_like_all():
 
 @pytest.fixture(scope="module")
 def result():
-    return images.run(Config())
+    config = Config()
+    parts = [images.digits_mlp(config), *(images.conv_net(Setup.read(text), config) for text in config.images)]
+    pairwise = {key: value for part in parts for key, value in part.pop("pairwise", {}).items()}
+    return {name: [row for part in parts for row in part.get(name, [])] for name in parts[1]} | {"pairwise": pairwise}
 
 
 def test_all_arms_lose_equally_much_and_every_seed_has_every_row(result):

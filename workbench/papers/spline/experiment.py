@@ -111,14 +111,14 @@ class Config(papers.Config):
     images: tuple[str, ...] = ("digits 16-16-32 10",)
     image_seeds: int = 3
     image_ratios: tuple[float, ...] = (0.5,)
-    image_train: int = 5_000
+    image_train: int = 1_000
     image_test: int = 2_000
     image_steps: tuple[int, ...] = (0, 10, 30)
     image_lr: float = 0.1
     image_retrain_lr: float = 0.01
     canvas: int = 10
     mlp_seeds: int = 8
-    mlp_steps: int = 200
+    mlp_steps: int = 150
     boxes: tuple[float, ...] = (0.1, 0.4, 1.0)
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -133,6 +133,7 @@ class Config(papers.Config):
             "images": ("digits 16-16-32 20", "cifar10 8-32-64 15"),
             "image_seeds": 5,
             "image_ratios": (0.5, 0.75),
+            "image_train": 5_000,
             "image_steps": (0, 10, 30, 100),
             "canvas": 24,
             "mlp_seeds": 24,
@@ -148,11 +149,12 @@ class Config(papers.Config):
             texts = getattr(self, name)
             for text in texts:
                 Cell.read(text)
-            self.require(name, len(set(texts)) == len(texts), "name each cell once")
+            self.require(name, texts and len(set(texts)) == len(texts), "name at least one cell, and each once")
         self.require("rhos", self.rhos and min(self.rhos) >= 0, "not be negative")
         self.require("scaled_rho", self.scaled_rho >= 0, "not be negative")
         for text in self.images:
             images.Setup.read(text)
+        self.require("images", self.images, "name at least one net")
         self.require("image_ratios", all(0 < p < 1 for p in self.image_ratios), "lie between 0 and 1")
         steps = (
             self.image_steps and self.image_steps[0] >= 0 and list(self.image_steps) == sorted(set(self.image_steps))
@@ -371,7 +373,9 @@ def run(config: Config) -> Result:
     cells = sorted(map(Cell.read, config.cells), key=lambda cell: (cell.dataset, cell.widths))
     watched = [Cell.read(text) for text in config.watched]
     groups = [[*group] for _, group in groupby(cells, lambda cell: (cell.dataset, cell.widths))]
-    jobs = [delayed(_alone)(images.run, config)]
+    setups = [images.Setup.read(text) for text in config.images]
+    jobs = [delayed(_alone)(images.conv_net, setup, config) for setup in reversed(setups)]  # the longest first
+    jobs += [delayed(_alone)(images.digits_mlp, config)]
     jobs += [delayed(_alone)(prune_cells, group, config) for group in groups]
     jobs += [delayed(_alone)(watch, cell, config) for cell in watched]
     jobs += [delayed(_alone)(starts, dataset, config) for dataset in dict.fromkeys(cell.dataset for cell in cells)]
@@ -392,7 +396,7 @@ def run(config: Config) -> Result:
         ]
     )
     rows = [claim.row(evidence, config.scale) for claim, evidence in found] + claims.analytic_rows(config.scale)
-    pools = dict.fromkeys(["digits", *(images.Setup.read(text).dataset for text in config.images)])
+    pools = dict.fromkeys(["digits", *(setup.dataset for setup in setups)])
     data_hash = "+".join(images.pools(name)[0].hash for name in pools)
     return Result(tables, rows, config.record("spline"), data_hash, extra)
 

@@ -399,11 +399,3 @@ def conv_net(setup: Setup, config: Config) -> dict[str, Any]:
     found = [conv_seed(setup, split(pool, seed, config), seed, config) for seed in seeds]
     pairwise = {tuple(setup.labels.values()): [part.pop("pairwise") for part in found][0]}  # noqa: RUF015 (pops all)
     return {name: [row for part in found for row in part[name]] for name in found[0]} | {"pairwise": pairwise}
-
-
-def run(config: Config) -> dict[str, Any]:
-    """Rows by table, and ``pairwise``: by data set and net, the first seed's distances ``[T, T]`` by detector."""
-    parts = [digits_mlp(config), *(conv_net(Setup.read(text), config) for text in config.images)]
-    pairwise = {key: value for part in parts for key, value in part.pop("pairwise", {}).items()}
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: [row for part in parts for row in part.get(name, [])] for name in names} | {"pairwise": pairwise}
