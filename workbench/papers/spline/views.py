@@ -24,6 +24,7 @@ ARMS = {
     "scaled + merge (ours)": ("green", "D", "-"),
     "in-norm": ("vermilion", "s", "--"),
     "SNIP": ("purple", "P", "--"),
+    "BatchNorm scale": ("sky", "h", "--"),
     "random": ("orange", "^", ":"),
     "reversed norm": ("black", "v", "-."),
     SCRATCH: ("sky", "x", ":"),
@@ -162,7 +163,7 @@ def regions(result: Result) -> Image:
     """Exact numbers of regions that each criterion leaves, before and after retraining."""
     table = result.tables["regions"]
     table = means(table[table["scope"] == "layer"], ["dataset", "net", "ratio", "arm", "step"], "regions")
-    arms = ["dense", *(arm for arm in ARMS if arm != SCRATCH)]
+    arms = ["dense", *(arm for arm in ARMS if arm in set(table["arm"]))]
     drawn, axes = figure(9.6, 3.4, ncols=len(shown(result.parameters["cells"])), squeeze=False)
     for cell, ax in zip(shown(result.parameters["cells"]), axes[0], strict=True):
         dense = (table["dataset"] == cell.dataset) & (table["net"] == cell.net) & (table["arm"] == "dense")
