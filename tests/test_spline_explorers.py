@@ -1,11 +1,12 @@
 """What the explorers of spline pruning draw is what the method computes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from workbench.evidence import Result
-from workbench.papers.spline import experiment, explorers, method, views
+from workbench.papers.spline import experiment, explorers, method
 from workbench.papers.spline.experiment import SQUARE, Cell, Config
 from workbench.papers.spline.method import MLP, Criterion, Task
 from workbench.papers.spline.partition import partition
@@ -77,7 +78,7 @@ def test_the_outlined_pair_is_the_closest_of_those_left(removed):
 
 def test_detectors_fire_where_the_table_says():
     found = experiment.watch(Cell.read(CONFIG.watched[0]), CONFIG)
-    tables = {name: views.pd.DataFrame(found[name]) for name in ("distances", "fired")}
+    tables = {name: pd.DataFrame(found[name]) for name in ("distances", "fired")}
     result = Result(tables, [], CONFIG.record("spline"), "", {"looks": found["looks"]})
     explorer = explorers.detectors(result)
     said = explorer(dataset="X", eta=0.16)["text"]

@@ -108,7 +108,7 @@ class Config(papers.Config):
     partition_fifo: int = 3
     mask_eta: float = 0.1
     mask_fifo: int = 5
-    images: tuple[str, ...] = ("digits 16-16-32 10",)
+    images: tuple[str, ...] = ("digits 16-16-32 8",)
     image_seeds: int = 3
     image_ratios: tuple[float, ...] = (0.5,)
     image_train: int = 1_000
