@@ -37,9 +37,10 @@ class _Recorder(TorchDispatchMode):
         self.names = {module: name for name, module in model.named_modules()}
         self.counts: dict[tuple[str, str], Counter] = {}
         self.running: list[tuple[nn.Module, bool]] = []  # with: does an input of it need a gradient?
+        self.ran: set[nn.Module] = set()
         for module in self.names:
             module.register_forward_pre_hook(self._enter, with_kwargs=True)
-            module.register_forward_hook(self._leave, always_call=True)
+            module.register_forward_hook(self._leave)
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
@@ -47,16 +48,20 @@ class _Recorder(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
         self.running.pop()
-        lists = [m for m in module.children() if isinstance(m, nn.ParameterList | nn.ParameterDict)]
-        owns = any(True for m in (module, *lists) for _ in m.parameters(recurse=False))
-        name = self.names[module]
-        if owns and not isinstance(module, FREE) and not any(layer == name for layer, _ in self.counts):
-            kind = type(module).__name__
-            warnings.warn(
-                f"{name or 'the network itself'} ({kind}) has parameters but no product known here: it counts as "
-                "0 MACs. Add its operation to workbench.cost if it multiplies",
-                stacklevel=2,
-            )
+        self.ran.add(module)
+
+    def warn(self) -> None:
+        """Of every layer that ran and has parameters, but no product."""
+        counted = {layer for layer, _ in self.counts}
+        for module, name in self.names.items():
+            lists = [m for m in module.children() if isinstance(m, nn.ParameterList | nn.ParameterDict)]
+            owns = any(True for m in (module, *lists) for _ in m.parameters(recurse=False))
+            if owns and module in self.ran and name not in counted and not isinstance(module, FREE):
+                warnings.warn(
+                    f"{name or 'the network itself'} ({type(module).__name__}) has parameters but no product known "
+                    "here: it counts as 0 MACs. Add its operation to workbench.cost if it multiplies",
+                    stacklevel=3,
+                )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -82,8 +87,8 @@ class _Recorder(TorchDispatchMode):
             needs = input_needs, any(p.requires_grad for p in module.parameters())
         count = self._count(op)
         count["forward"] += macs
-        count["dX"] += macs * needs[0]
-        count["dW"] += macs * needs[1]
+        count["dx"] += macs * needs[0]
+        count["dw"] += macs * needs[1]
 
 
 def count(model: nn.Module, *inputs: Tensor) -> pd.DataFrame:
@@ -94,7 +99,7 @@ def count(model: nn.Module, *inputs: Tensor) -> pd.DataFrame:
     two activations (attention), dX and dW are the gradients of its first and its second factor.
 
     Returns:
-        One row a layer and operation: ``layer`` (its name in the model), ``op``, ``forward``, ``dX``, ``dW`` in MACs
+        One row a layer and operation: ``layer`` (its name in the model), ``op``, ``forward``, ``dx``, ``dw`` in MACs
         of the whole batch, and ``normalised`` elements.
 
     Warns:
@@ -104,14 +109,16 @@ def count(model: nn.Module, *inputs: Tensor) -> pd.DataFrame:
         WorkbenchError: when the model cannot run on these inputs without data.
     """
     try:
-        twin = copy.deepcopy(model).to("meta")
-        with torch.inference_mode(False), torch.enable_grad(), _Recorder(twin) as recorder:
-            twin(*(x.to("meta") for x in inputs))
+        with torch.inference_mode(False), torch.enable_grad():
+            twin, inputs = copy.deepcopy(model).to("meta"), [x.to("meta") for x in inputs]
+            with _Recorder(twin) as recorder:
+                twin(*inputs)
     except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         reason = str(error).splitlines()[0]
         raise WorkbenchError(f"{type(model).__name__} cannot be counted on inputs {shapes}: {reason}") from error
-    columns = ["forward", "dX", "dW", "normalised"]
+    recorder.warn()
+    columns = ["forward", "dx", "dw", "normalised"]
     rows = [(*key, *(counted[c] for c in columns)) for key, counted in recorder.counts.items()]
     return pd.DataFrame(rows, columns=["layer", "op", *columns])
 
@@ -121,18 +128,18 @@ class Macs:
     """MACs of the three products of a training step: ``Y = W X``, ``dX = W G``, ``dW = G X``."""
 
     forward: float
-    dX: float
-    dW: float
+    dx: float
+    dw: float
 
     def bitops(self, weight_bits: Any, input_bits: Any, error_bits: Any) -> Any:
         """MACs times the bits of both factors; bits may be numbers or arrays."""
         weights_inputs, weights_errors = weight_bits * input_bits, weight_bits * error_bits
-        return self.forward * weights_inputs + self.dX * weights_errors + self.dW * (input_bits * error_bits)
+        return self.forward * weights_inputs + self.dx * weights_errors + self.dw * (input_bits * error_bits)
 
 
 def total(table: pd.DataFrame) -> Macs:
     """What a step needs: the sum of `count` over layers."""
-    return Macs(*(float(table[column].sum()) for column in ("forward", "dX", "dW")))
+    return Macs(*(float(table[column].sum()) for column in ("forward", "dx", "dw")))
 
 
 def as_published(table: pd.DataFrame) -> Macs:
