@@ -1,6 +1,7 @@
 """Exercises: right answers written another way pass, known mistakes are named, and nothing ends in a traceback."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,10 @@ import torch
 from workbench import early_bird
 from workbench.exercises import EXERCISES, WITH, WITHOUT, check
 from workbench.papers.gebt import method
+from workbench.papers.spline import method as spline
+from workbench.papers.spline import truths
+from workbench.papers.spline.experiment import SQUARE
+from workbench.papers.spline.partition import partition
 
 
 def answered(capsys, name, answer):
@@ -39,6 +44,29 @@ def draw_last_of_the_tied(weights, p):
     return np.isin(np.arange(len(weights)), order[int(p * len(weights)) :])
 
 
+def distance_in_loops(w, b, rho):
+    size = [math.hypot(*row) for row in w.tolist()]
+    out = np.zeros((len(b), len(b)))
+    for i, j in itertools.product(range(len(b)), repeat=2):
+        cos = float(w[i] @ w[j]) / (size[i] * size[j])
+        c, d = float(b[i]) / size[i], float(b[j]) / size[j] * (1 if cos > 0 else -1)
+        out[i, j] = 1 - abs(cos) + rho * abs(c - d)
+    return out
+
+
+def merged_by_pruning(out, norms, drop, keep):
+    """What the method hands over when two units of one line are the closest pair."""
+    weight = torch.stack(
+        [torch.tensor([n, 0.0]) if u in (drop, keep) else torch.tensor([0.3, n]) for u, n in enumerate(norms)]
+    )
+    units = spline.Units.of([weight[None].double()], [torch.zeros(1, len(norms)).double()], [(out.T @ out)[None]], 0.0)
+    order, holds = units.remove(1, "merge")
+    merged = out @ holds[0].T
+    if int(order[0, 0]) != drop:  # it may keep the other one: the same function, outgoing weights scaled
+        merged[:, keep] = merged[:, drop] * norms[drop] / norms[keep]
+    return merged[:, [u for u in range(len(norms)) if u != drop]]
+
+
 RIGHT = {
     "start.paired": [np.mean(np.subtract(WITH, WITHOUT)), 0.5],
     "early_bird.detector": [8, detector_epoch()],
@@ -48,6 +76,12 @@ RIGHT = {
         lambda a, b: early_bird.pairwise_distance(torch.stack([a, b]))[0, 1],
     ],
     "gebt.draw": [draw_last_of_the_tied, lambda w, p: method.draw_edges(w[None], p, ties=[3])[0]],
+    "spline.regions": [len(partition(truths.lines(7, 1.0), 20 * np.array(SQUARE)).maps)],
+    "spline.distance": [
+        lambda w, b, rho: spline.distance(w[None], b[None], rho)[0],
+        distance_in_loops,
+    ],
+    "spline.merge": [merged_by_pruning],
     "gebt.macs": [51.2, (0.9 * 2 * 4732 * 3703 + 0.1 * 3312 * 16 * (3703 + 6)) / 1e6],
 }
 

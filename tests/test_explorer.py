@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from workbench import WorkbenchError
-from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Slider, page
+from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Shapes, Slider, page
 
 RATIOS, ETAS, UNITS = (0.1, 0.2, 0.3), (0.05, 0.5), ("relative", "edges")
 EPOCHS = np.arange(12)
@@ -42,6 +42,32 @@ def macs(ratio):
     return {"aggregation": [16.0, 16 * (1 - ratio)], "combination": [62.0, 31.0]}
 
 
+GAP = (math.nan, math.nan)
+POINTS = {"points, class 1": [(1.5, 0.5), (1.5, -0.5)], "points, class 0": [(-1.5, 0.5), (-1.5, -0.75)]}
+
+
+def wall(ratio):
+    """Where the sample's plane is parted: at -1, 0 and 1."""
+    return 10 * (ratio - 0.2)
+
+
+def area(ratio):
+    """The plane right of the wall, as two rings one above the other."""
+    x = wall(ratio)
+    return [(x, 0), (2, 0), (2, 1), (x, 1), GAP, (x, -1), (2, -1), (2, 0), (x, 0)]
+
+
+def regions(ratio):
+    """The wall, and left of it one horizontal edge, two or three."""
+    x, heights = wall(ratio), np.linspace(-0.5, 0.5, round(10 * ratio))
+    return [(x, -1), (x, 1), *(row for y in heights for row in (GAP, (-2, y), (x, y)))]
+
+
+def pair(eta):
+    """The cells of the heat-map that are outlined."""
+    return [(2, 5)] if eta == 0.5 else [(3, 8), (10, 0)]
+
+
 def sample(name="gebt"):
     """Every kind of panel, control and marker; small enough to look at every state."""
     return Explorer(
@@ -54,7 +80,7 @@ def sample(name="gebt"):
         ],
         scalars={"fires": fires, "threshold": threshold, "percent": lambda ratio: 100 * ratio},
         panels=[
-            Heatmap(pairwise, "Pairs", "older epoch", "newer epoch", "distance", vlines={"": "fires"}),
+            Heatmap(pairwise, "Pairs", "older epoch", "newer epoch", "distance", cells=pair, vlines={"": "fires"}),
             Lines(
                 detector,
                 "Detector",
@@ -66,6 +92,18 @@ def sample(name="gebt"):
             ),
             Bars(macs, "Cost", "million MACs", ("dense", "ticket")),
             Counters("Numbers", {"pruned": "{percent:.1f} % & more", "fires </script> at": "{fires:.0f|none}"}),
+            Shapes(
+                {
+                    "class 1": ("fill", area),
+                    "regions": ("edges", regions),
+                    "boundary": ("line", lambda ratio: [(wall(ratio), -1), (wall(ratio), 1)]),
+                    **{name: ("points", lambda name=name: POINTS[name]) for name in POINTS},
+                },
+                "Plane",
+                "first input",
+                "second input",
+                limits=((-2, 2), (-1, 1)),
+            ),
         ],
         describe="At {ratio} pruned, {unit}, eta {eta}, it {fires:fires at epoch {:.0f}|never fires}.",
     )
@@ -96,6 +134,12 @@ def test_payload_holds_what_the_functions_return_in_every_state(state):
         np.testing.assert_array_equal(shown["Detector"][name], np.array(y, np.float32))
     for part, lengths in macs(ratio).items():
         np.testing.assert_array_equal(shown["Cost"][part], np.array(lengths, np.float32))
+    np.testing.assert_array_equal(shown["Pairs: cells"], pair(state["eta"]))
+    plane = {"class 1": area(ratio), "regions": regions(ratio)}
+    plane |= {"boundary": [(wall(ratio), -1), (wall(ratio), 1)], **POINTS}
+    assert list(shown["Plane"]) == list(plane)
+    for name, rows in plane.items():
+        np.testing.assert_array_equal(shown["Plane"][name], np.array(rows, np.float32))
     assert shown["Numbers"]["pruned"] == f"{100 * ratio:.1f} % & more"
     assert shown["text"] == expected_text(**state)
 
@@ -134,6 +178,45 @@ def test_an_array_that_the_function_writes_again_is_not_mixed_up():
     assert [explorer(a=a)["P"][0, 0] for a in (1, 2, 3)] == [1, 2, 3]
 
 
+def plane(function, style="edges"):
+    return Shapes({"s": (style, function)}, "P", "", "", ((0, 1), (0, 1)))
+
+
+def test_paths_may_differ_in_length_and_be_absent_and_only_the_end_of_each_state_is_padding():
+    paths = {1: [], 2: [GAP, (0, 1), GAP, GAP, (2, 3)], 3: [(4, 5), GAP]}
+    explorer = one_panel(plane(lambda a: paths[a]))
+    assert explorer(a=1)["P"]["s"].shape == (0, 2)
+    np.testing.assert_array_equal(explorer(a=2)["P"]["s"], paths[2])
+    np.testing.assert_array_equal(explorer(a=3)["P"]["s"], [(4, 5)])
+    assert one_panel(plane(lambda: []))()["P"]["s"].shape == (0, 2)
+
+
+def test_a_series_that_no_control_changes_is_packed_once():
+    calls = []
+
+    def still():
+        calls.append(0)
+        return np.zeros((1000, 2))
+
+    series = {"still": ("points", still), "moving": ("line", lambda a: [(a, a)])}
+    spec, payload = spec_and_payload(one_panel(Shapes(series, "P", "", "", ((0, 1), (0, 1)))).html())
+    assert calls == [0]
+    assert [block["size"] for *_, block in spec["panels"][0]["series"]] == [2000, 2]
+    assert len(base64.b64decode(payload)) < 4 * 2000 + 100
+
+
+def test_ragged_paths_are_weighed_by_their_longest_state_before_the_long_wait():
+    calls = []
+
+    def growing(a):
+        calls.append(a)
+        return np.zeros((1 if a == 1 else 500_000, 2))
+
+    with pytest.raises(WorkbenchError, match=r"would weigh 12\.0 MB, and a page takes 8"):
+        one_panel(plane(growing)).html()
+    assert calls == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -156,6 +239,19 @@ def test_what_was_not_swept_is_refused_by_naming_what_was(asked, message):
         (lambda: one_panel(Lines(lambda a: {f"s{a}": [0, 1]}, "P", "", "", (0, 1))), "same names"),
         (lambda: one_panel(Lines(lambda a: {"s": [0, 1, 2]}, "P", "", "", (0, 1))), "2 values or three rows"),
         (lambda: one_panel(Bars(lambda a: {"s": ([1], [0], [2])}, "P", "", ("b",))), "stacked=False"),
+        (lambda: one_panel(plane(lambda a: [a, a])), "P: s: every state must return [n, 2], a row of NaN"),
+        (lambda: one_panel(plane(lambda a: [(0, 0, 0)])), "P: s: every state must return [n, 2]"),
+        (lambda: one_panel(plane(lambda a: [[(0, 0)], [(0, 0), (1, 1)]])), "P: s: every state must return [n, 2]"),
+        (
+            lambda: one_panel(plane(lambda a: [(0, 0)], "dots")),
+            "P: s has no style 'dots'; valid: fill, edges, line, points",
+        ),
+        (lambda: one_panel(plane(lambda b: [(0, b)])), "P asks for b"),
+        (lambda: one_panel(Heatmap(lambda a: [[a]], "P", "", "", "", cells=lambda b: [])), "P asks for b"),
+        (
+            lambda: one_panel(Heatmap(lambda a: [[a]], "P", "", "", "", cells=lambda a: [0, 0])),
+            "P: cells: every state must return [n, 2]",
+        ),
         (lambda: one_panel(Counters("P", {"c": "{b}"})), "valid: a"),
         (
             lambda: one_panel(Counters("P", {"c": "{s:.1f}"}), scalars={"s": lambda a: math.nan}),

@@ -1,5 +1,6 @@
 """Explorers as a reader meets them: in a page from a file with no network, and in a real JupyterLab."""
 
+import io
 import json
 import os
 import shutil
@@ -12,10 +13,11 @@ from itertools import product
 from pathlib import Path
 
 import matplotlib
+import matplotlib.image
 import nbformat
 import numpy as np
 import pytest
-from test_explorer import ETAS, RATIOS, UNITS, distance, pairwise, sample
+from test_explorer import ETAS, POINTS, RATIOS, UNITS, distance, pair, pairwise, regions, sample, wall
 
 from workbench.explorer import page
 
@@ -126,6 +128,89 @@ def test_curve_lies_where_the_ticks_say(tab, exported):
         np.testing.assert_allclose(colour, [0x00, 0x72, 0xB2, 255], atol=8)  # the first series' blue
 
 
+def seen(tab, panel, ends, places):
+    """The colours [n, 3], 0 to 255, that the reader sees at places (x, y) of a picture with ends (x, y) of axes."""
+    plot = tab.locator(".explorer-plot").nth(panel)
+    box = plot.locator("rect.edge").evaluate(
+        "e => (({ x, y, width, height }) => ({ x, y, width, height }))(e.getBBox())"
+    )
+    shot = matplotlib.image.imread(io.BytesIO(plot.screenshot()))
+    at = (np.array(places) - np.min(ends, axis=1)) / np.ptp(ends, axis=1)
+    x, y = box["x"] + at[:, 0] * box["width"], box["y"] + (1 - at[:, 1]) * box["height"]
+    return 255 * shot[(2 * y).astype(int), (2 * x).astype(int), :3]
+
+
+PLANE = ((-2, 2), (-1, 1))
+BLUE, VERMILION = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
+
+
+def go_to(tab, **state):
+    tab.evaluate("hash => { location.hash = hash }", "&".join(f"gebt.{name}={v}" for name, v in state.items()))
+    expect(text(tab)).to_have_text(sample()(**state)["text"])
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_areas_edges_boundary_and_points_lie_where_the_functions_put_them(tab, exported, ratio):
+    tab.goto(exported)
+    go_to(tab, ratio=ratio)
+    x = wall(ratio)
+    paper, above, below, seam, boundary = seen(
+        tab, 3, PLANE, [(x - 0.3, 0.25), (x + 0.3, 0.25), (x + 0.3, -0.25), (1.8, 0), (x, 0.25)]
+    )
+    np.testing.assert_allclose(paper, 255)
+    np.testing.assert_allclose(boundary, 0)
+    np.testing.assert_allclose(above, 0.75 * 255 + 0.25 * np.array(BLUE), atol=2)
+    np.testing.assert_allclose([below, seam], [above, above], atol=2)
+    for points, colour in zip(POINTS.values(), (BLUE, VERMILION), strict=True):
+        np.testing.assert_allclose(seen(tab, 3, PLANE, points), [colour, colour], atol=2)
+    heights = np.linspace(-0.9, 0.9, 361)  # finer than an edge is thin
+    column = seen(tab, 3, PLANE, [(x / 2 - 1.1, y) for y in heights]).mean(axis=1)
+    edges = np.array(regions(ratio))[3::3, 1]
+    near = np.abs(heights[:, None] - edges) < 0.03
+    assert (np.where(near, column[:, None], 255).min(axis=0) < 200).all(), "every edge is there"
+    assert (column[~near.any(axis=1)] > 250).all(), "an edge is thin, and nothing else is: no grid, no joined paths"
+
+
+def test_a_unit_is_as_long_across_as_up_and_the_pointer_reads_it(tab, exported):
+    tab.goto(exported)
+    plot = tab.locator(".explorer-plot").nth(3)
+    box = plot.locator("rect.edge").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(2, abs=0.02)
+    plot.scroll_into_view_if_needed()
+    box = plot.locator("rect.edge").bounding_box()
+    tab.mouse.move(box["x"] + box["width"] * 2.5 / 4, box["y"] + box["height"] * 1.25 / 2)
+    read = plot.locator("output").inner_text().replace("\u2212", "-").strip("()").split(", ")
+    np.testing.assert_allclose([float(number) for number in read], [0.5, -0.25], atol=0.03)
+
+
+def test_the_boundary_and_its_legend_follow_the_page_into_the_dark(tab, exported):
+    tab.goto(exported)
+    legend = tab.locator("figure", has=tab.get_by_role("img", name="Plane")).first.locator("li")
+    assert legend.all_inner_texts() == list(sample()()["Plane"])
+    for scheme, ink in (("light", 0), ("dark", 255)):
+        tab.emulate_media(color_scheme=scheme)
+        paper, area, boundary = seen(tab, 3, PLANE, [(-0.3, 0.25), (0.3, 0.25), (0, 0.25)])
+        np.testing.assert_allclose(boundary, ink)
+        assert np.abs(paper - ink).min() > 200
+        assert np.ptp(area - paper) > 20, "an area has a colour"
+        assert (
+            legend.nth(2).locator("svg .bold").evaluate("e => getComputedStyle(e).stroke")
+            == f"rgb({ink}, {ink}, {ink})"
+        )
+
+
+@pytest.mark.parametrize("eta", ETAS)
+def test_outlined_cells_are_seen_and_no_others(tab, exported, eta):
+    tab.goto(exported)
+    go_to(tab, eta=eta)
+    rows, columns = pairwise(0.2).shape
+    cells = list(product(range(rows), range(columns)))
+    ends = ((-0.5, columns - 0.5), (-0.5, rows - 0.5))
+    beside = seen(tab, 0, ends, [(column - 0.53, row) for row, column in cells])
+    assert [cell for cell, colour in zip(cells, beside, strict=True) if colour.max() < 10] == pair(eta)
+    assert seen(tab, 0, ends, [(column, row) for row, column in pair(eta)]).max(axis=1).min() > 50, "not filled"
+
+
 def test_arrow_keys_move_picture_and_text(tab, exported):
     tab.goto(exported)
     explorer, slider = sample(), first(tab, "input[type=range]")
@@ -205,7 +290,7 @@ def test_a_resized_window_is_drawn_at_its_own_sharpness(tab, exported):
 def test_what_is_shown_is_told_to_those_who_cannot_see_it(tab, exported):
     tab.goto(exported)
     pictures = tab.locator("[data-explorer=gebt] .explorer-plot").get_by_role("img")
-    assert pictures.evaluate_all("all => all.map(e => e.ariaLabel)") == ["Pairs", "Detector", "Cost"]
+    assert pictures.evaluate_all("all => all.map(e => e.ariaLabel)") == ["Pairs", "Detector", "Cost", "Plane"]
     expect(text(tab)).to_have_attribute("aria-live", "polite")
     slider = tab.get_by_role("slider", name="pruning ratio").first
     expect(slider).to_have_attribute("aria-valuetext", "20%")
@@ -281,7 +366,7 @@ def test_in_jupyterlab_the_kernel_is_not_asked(browser, lab):
 
     expect(tab.locator(".explorer-text")).to_have_text(explorer()["text"], timeout=120_000)
     assert tab.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.error']").count() == 0
-    assert tab.locator(".explorer-plot").get_by_role("img").count() == 3
+    assert tab.locator(".explorer-plot").get_by_role("img").count() == 4
     # The second cell keeps the kernel busy until the file go-on exists.
     kernel = f"{url}/api/kernels/{ask(f'{url}/api/kernels')[0]['id']}"
     expect(prompts.nth(1)).to_have_text("[*]:")

@@ -21,6 +21,7 @@ from workbench.nets import (
     mask_channels,
     propagate,
     remove_channels,
+    train_conv,
 )
 from workbench.training import generator
 
@@ -194,10 +195,10 @@ def test_propagate_equals_a_dense_product():
 # --- convolutional nets ------------------------------------------------------------------------------------------
 
 
-def lived_in(widths=(6, 5, 7)):
+def lived_in(widths=(6, 5, 7), inputs=1):
     """A net whose normalisations have scales, shifts and statistics that are nobody's default."""
     torch.manual_seed(3)
-    net = ConvNet(widths)
+    net = ConvNet(widths, inputs=inputs)
     for module in net:
         if isinstance(module, nn.BatchNorm2d):
             for value, low in ((module.weight, 0.2), (module.bias, 0.3), (module.running_var, 0.5)):
@@ -263,11 +264,41 @@ def test_an_emptied_layer_is_refused_by_name():
 
 
 @pytest.mark.parametrize("widths", [(32, 32, 64), (6, 5, 7), (2, 3), (4,), (1, 5, 7)])
-def test_macs_are_half_of_what_torch_counts_as_flops(widths):
-    net = ConvNet(widths).eval()
+@pytest.mark.parametrize(("inputs", "size"), [(1, 8), (3, 32), (3, 9)])
+def test_macs_are_half_of_what_torch_counts_as_flops(widths, inputs, size):
+    net = ConvNet(widths, inputs=inputs).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(IMAGES[:1])
-    assert 2 * conv_macs(net) == counter.get_total_flops()
+        net(torch.rand(1, inputs, size, size))
+    assert 2 * conv_macs(net, size) == counter.get_total_flops()
+
+
+def test_channels_of_the_image_always_stay():
+    net, keep = lived_in(inputs=3), keep_of([1, 0] * 3, [0, 1, 1, 0, 1], [1] * 7)
+    small, x = remove_channels(net, keep), torch.rand(4, 3, 8, 8, generator=generator("colour"))
+    assert small[0].weight.shape == (3, 3, 3, 3)
+    with torch.no_grad():
+        assert (small(x) - mask_channels(net, keep)(x)).abs().max() < 1e-5
+
+
+def test_training_is_torch_s_sgd_over_batches_of_100_in_an_order_of_the_seed():
+    g = generator("to learn from")
+    x, y = torch.rand(250, 1, 8, 8, generator=g), torch.randint(10, (250,), generator=g)
+    net, alone, seen = lived_in(), lived_in(), []
+    train_conv(net, x, y, 5, seed=4, lr=0.05, slim=0.01, after_step=seen.append)
+    assert seen == [1, 2, 3, 4, 5]
+    assert net.training
+    optimiser = torch.optim.SGD(alone.train().parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    for step in range(5):  # two batches an epoch: 50 images sit out
+        order = torch.randperm(250, generator=generator(4, "order", step // 2))
+        rows = order[:100] if step % 2 == 0 else order[100:200]
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(alone(x[rows]), y[rows]).backward()
+        for module in alone:
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.grad += 0.01 * module.weight.detach().sign()
+        optimiser.step()
+    for found, expected in zip(net.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_slimming_adds_the_sign_of_the_scales():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench import WorkbenchError
-from workbench.evidence import Interval
+from workbench.evidence import Interval, contrast
 from workbench.papers.spline import experiment, method
 from workbench.papers.spline.experiment import SQUARE, Cell, Config, run
 from workbench.papers.spline.method import MLP, RULES, Criterion, Task
@@ -385,7 +385,7 @@ def test_a_contrast_is_paired_by_seed(result):
     curves = result.tables["curves"]
     at = {"dataset": "X", "ratio": 0.5, "scope": "layer", "step": 30}
     shuffled = curves.sample(frac=1, random_state=0)
-    found = experiment.contrast(shuffled, at | {"arm": "redundancy"}, at | {"arm": "random"})
+    found = contrast(shuffled, at | {"arm": "redundancy"}, at | {"arm": "random"})
     pick = lambda arm, seed: curves.query(  # noqa: E731
         "dataset == 'X' and ratio == 0.5 and scope == 'layer' and step == 30 and arm == @arm and seed == @seed"
     )["accuracy"].item()

@@ -21,10 +21,11 @@ Rule = Literal["code", "paper"]
 def pairwise_distance(masks: Tensor) -> Tensor:
     """Distance of every pair of epochs' masks: bool ``[..., T, n]`` to ``[..., T, T]``.
 
-    With signs s = +-1, two masks differ in (n - s_a . s_b) / 2 entries: one matrix product does all pairs.
+    With signs s = +-1, two masks differ in (n - s_a . s_b) / 2 entries: one matrix product does all pairs. Counts are
+    whole numbers until the division, so 2 of 20 is 0.1, and not below it.
     """
-    signs = masks.float().mul_(2).sub_(1)
-    return (1 - signs @ signs.mT / masks.shape[-1]) / 2
+    signs, n = masks.float().mul_(2).sub_(1), masks.shape[-1]
+    return (n - signs @ signs.mT) / (2 * n)
 
 
 def detector_distance(pairwise: Tensor, fifo: int, rule: Rule = "code") -> Tensor:

@@ -65,6 +65,25 @@ def interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, tuple(values.tolist()))
 
 
+def contrast(table: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], value: str = "accuracy") -> Interval:
+    """Paired difference of the column ``value``, rows like ``a`` minus rows like ``b``: matched by seed."""
+
+    def pick(labels: Mapping[str, Any]) -> pd.Series:
+        rows = table[np.logical_and.reduce([table[name] == label for name, label in labels.items()])]
+        return rows.set_index("seed")[value]
+
+    return interval((pick(a) - pick(b)).dropna().sort_index().tolist())
+
+
+def interval_or_none(samples: pd.Series) -> Interval:
+    """The interval, or NaN where fewer than two seeds gave a value; the rule still sees every seed.
+
+    ``samples`` is indexed by seed; NaN where the event never came.
+    """
+    values = tuple(samples.sort_index().tolist())
+    return interval(values) if np.isfinite(values).sum() >= 2 else Interval(math.nan, math.nan, math.nan, values)
+
+
 # --- rules: evidence to verdict ------------------------------------------------------------------------------
 
 Rule = Callable[[Interval, float | None], str]

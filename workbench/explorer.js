@@ -3,8 +3,9 @@
 // entry for each state of the controls a block depends on) and one index `at_<control>` for each control.
 //
 // A new kind of panel is one entry in KINDS: draw(ctx, p) paints the data in canvas pixels and may return
-// SVG for what follows the page's colours; hover(p, px, py) says what lies under the pointer; swatch(ctx, i)
-// paints series i for the legend; optional: height(panel), square (cells), down (the first row on top). `p` offers
+// SVG for what follows the page's colours; hover(p, px, py) says what lies under the pointer; swatch(ctx, i,
+// series) paints series i for the legend, or returns it as SVG; optional: height(panel), down (the first row on
+// top), and for a picture, which has no grid, aspect(panel, ends): width to height, or 0 to fill the room. `p` offers
 // x and y (value -> pixel, and back by .invert), z (ends of the colours), box, panel, read(block), say(template).
 
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"]; // Okabe-Ito
@@ -35,16 +36,17 @@ const STYLE = `
 .explorer figcaption { font-weight: 600 }
 .explorer ul, .explorer .options { display: flex; flex-wrap: wrap; gap: 0 14px; margin: 0; padding: 0 }
 .explorer li, .explorer .options label { display: flex; align-items: center; gap: 5px; margin: 0 }
-.explorer li canvas { width: 30px; height: 12px }
+.explorer li :is(canvas, svg) { width: 30px; height: 12px }
 .explorer-plot { position: relative; overflow: hidden }
-.explorer-plot canvas, .explorer-plot svg { position: absolute; inset: 0; width: 100%; height: 100% }
-.explorer-plot svg { pointer-events: none; font-size: 12px; fill: currentColor }
-.explorer-plot :is(.grid, .edge, .mark, .ink) { stroke: currentColor; fill: none }
+.explorer-plot > :is(canvas, svg) { position: absolute; inset: 0; width: 100%; height: 100% }
+.explorer-plot > svg { pointer-events: none; font-size: 12px; fill: currentColor }
+.explorer :is(.grid, .edge, .halo, .mark, .ink, .bold) { stroke: currentColor; fill: none }
 .explorer-plot .grid { stroke-opacity: .14 }
 .explorer-plot .edge { stroke-opacity: .5 }
-.explorer-plot .halo { stroke: var(--paper); stroke-width: 4; stroke-opacity: .7 }
+.explorer .halo { stroke: var(--paper); stroke-width: 4; stroke-opacity: .7 }
 .explorer-plot .mark { stroke-width: 1.5; stroke-dasharray: 5 3 }
 .explorer-plot .ink { stroke-width: 1.5 }
+.explorer .bold { stroke-width: 2.5; stroke-linejoin: round }
 .explorer-plot .note { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round }
 .explorer-plot output { position: absolute; background: var(--paper); border: 1px solid; border-radius: 3px;
   padding: 1px 6px; white-space: pre; pointer-events: none }
@@ -151,9 +153,33 @@ function bar(ctx, i, x, y, width, height) {
   ctx.restore();
 }
 
+// A bold line in the page's colour, legible on any colour of a picture.
+const bold = (path, i = 0) => `<path class="halo" style="stroke-width: 5" d="${path}"/>` +
+  `<path class="bold" d="${path}" stroke-dasharray="${DASHES[i]}"/>`;
+
+// How a series of shapes is painted: its rows [x, y] in pixels, the pen lifted over NaN.
+function trace(xy) {
+  const steps = [];
+  for (let k = 0, pen = "M"; k < xy.length; k += 2) {
+    const there = Number.isFinite(xy[k]) && Number.isFinite(xy[k + 1]);
+    if (there) steps.push(pen, xy[k], ",", xy[k + 1]);
+    pen = there ? "L" : "M";
+  }
+  return steps.join("");
+}
+const STYLES = {
+  fill(ctx, i, xy) { // one path, so that areas side by side show no seam
+    ctx.fillStyle = COLOURS[i]; ctx.globalAlpha = 0.25; ctx.fill(new Path2D(trace(xy))); ctx.globalAlpha = 1;
+  },
+  edges(ctx, i, xy) { ctx.strokeStyle = "#808080cc"; ctx.lineWidth = 0.75; ctx.stroke(new Path2D(trace(xy))); },
+  line: (ctx, i, xy) => bold(trace(xy), i),
+  points(ctx, i, xy) { for (let k = 0; k < xy.length; k += 2) if (xy[k] === xy[k]) stamp(ctx, i, xy[k], xy[k + 1]); },
+};
+const SAMPLES = { fill: [0, 0, 30, 0, 30, 12, 0, 12], edges: [0, 6, 30, 6], line: [0, 6, 30, 6], points: [15, 6] };
+
 const KINDS = {
   heatmap: {
-    square: true,
+    aspect: ({ values: { shape: [rows, columns] } }) => Number(rows === columns),
     draw(ctx, p) {
       const [rows, columns] = p.panel.values.shape, values = p.read(p.panel.values), [low, high] = p.z;
       const image = new ImageData(columns, rows), pixels = new Uint32Array(image.data.buffer);
@@ -165,11 +191,20 @@ const KINDS = {
         }
       }
       const { left, right, top, bottom } = p.box;
-      p.cells ??= new OffscreenCanvas(columns, rows).getContext("2d");
-      p.cells.putImageData(image, 0, 0);
+      p.image ??= new OffscreenCanvas(columns, rows).getContext("2d");
+      p.image.putImageData(image, 0, 0);
       ctx.imageSmoothingEnabled = false;
-      ctx.drawImage(p.cells.canvas, left, top, right - left, bottom - top);
+      ctx.drawImage(p.image.canvas, left, top, right - left, bottom - top);
       ctx.drawImage(COLOUR_BAR.canvas, right + 14, top, 12, bottom - top);
+      if (!p.panel.cells) return "";
+      const cells = p.read(p.panel.cells), width = (right - left) / columns, height = (bottom - top) / rows;
+      const w = Math.max(width + 2, 9), h = Math.max(height + 2, 9); // a small cell is still seen
+      let out = "";
+      for (let k = 0; k < cells.length && cells[k] === cells[k]; k += 2) {
+        const x = left + (cells[k + 1] + 0.5) * width - w / 2, y = bottom - (cells[k] + 0.5) * height - h / 2;
+        out += `M${x},${y}h${w}v${h}h${-w}z`;
+      }
+      return bold(out);
     },
     hover(p, px, py) {
       const [rows, columns] = p.panel.values.shape, { left, right, top, bottom } = p.box;
@@ -236,6 +271,24 @@ const KINDS = {
     },
     swatch(ctx, i) { bar(ctx, i, 0, 0, 30, 12); },
   },
+
+  shapes: {
+    aspect: (panel, { x, y }) => (x[1] - x[0]) / (y[1] - y[0]),
+    draw(ctx, p) {
+      const { left, right, top, bottom } = p.box, width = right - left, height = bottom - top;
+      ctx.beginPath(); ctx.rect(left, top, width, height); ctx.clip();
+      const ink = p.panel.series.map(([, style, i, block]) => STYLES[style](ctx, i % COLOURS.length,
+        p.read(block).map((value, k) => (k % 2 ? p.y : p.x)(value))) ?? "");
+      const place = `x="${left}" y="${top}" width="${width}" height="${height}"`;
+      return `<svg ${place} viewBox="${left} ${top} ${width} ${height}">${ink.join("")}</svg>`;
+    },
+    hover(p, px, py) { // to about a pixel
+      const digits = Math.max(0, Math.ceil(-Math.log10(p.x.invert(1) - p.x.invert(0))));
+      const [x, y] = [p.x.invert(px), p.y.invert(py)].map((v) => short(Number(v.toFixed(digits)) || 0)); // no -0
+      return `(${x}, ${y})`;
+    },
+    swatch: (ctx, _, [, style, i]) => STYLES[style](ctx, i % COLOURS.length, SAMPLES[style]),
+  },
 };
 
 const write = (x, y, text, anchor, kind = "") =>
@@ -257,12 +310,13 @@ function counters(panel, figure, { say }) {
 function plot(panel, figure, reader, watch) {
   const kind = KINDS[panel.kind], p = { panel, ...reader };
   const legend = make("ul", figure);
-  panel.series?.forEach(([name], i) => {
+  panel.series?.forEach((one, i) => {
     const item = make("li", legend), swatch = make("canvas", item, { width: 60, height: 24, "aria-hidden": "true" });
-    item.append(name);
+    item.append(one[0]);
     const ctx = swatch.getContext("2d");
     ctx.scale(2, 2);
-    kind.swatch(ctx, i % COLOURS.length);
+    const ink = kind.swatch(ctx, i % COLOURS.length, one);
+    if (ink) swatch.outerHTML = `<svg aria-hidden="true">${ink}</svg>`;
   });
   const frame = make("div", figure, { class: "explorer-plot", style: `height: ${kind.height?.(panel) ?? 340}px` });
   const canvas = make("canvas", frame, { role: "img", "aria-label": panel.title }), ctx = canvas.getContext("2d");
@@ -281,20 +335,21 @@ function plot(panel, figure, reader, watch) {
     const upward = () => scale(panel.y, ends.y, ...(kind.down ? [top, bottom] : [bottom, top]));
     const room = panel.y.names ? 14 : 36, texts = upward().ticks(room).map(([, text]) => text);
     const left = long(texts) + (labels.y ? 32 : 10);
-    if (kind.square && panel.values.shape[0] === panel.values.shape[1]) {
-      const side = Math.min(right - left, bottom - top);
-      right = left + side;
-      bottom = top + side;
+    const aspect = kind.aspect?.(panel, ends);
+    if (aspect) {
+      const tall = Math.min((right - left) / aspect, bottom - top);
+      right = left + tall * aspect;
+      bottom = top + tall;
     }
     const x = scale(panel.x, ends.x, left, right);
     Object.assign(p, { x, y: upward(), z: ends.z, box: { left, right, top, bottom } });
     let out = "";
     for (const [v, text] of p.x.ticks(panel.x.names ? long(panel.x.names) + 8 : 48)) {
-      if (!p.z) out += line("grid", p.x(v), top, p.x(v), bottom);
+      if (!kind.aspect) out += line("grid", p.x(v), top, p.x(v), bottom);
       out += write(p.x(v), bottom + 15, text, "middle");
     }
     for (const [v, text] of p.y.ticks(room)) {
-      if (!p.z && !panel.y.names) out += line("grid", left, p.y(v), right, p.y(v));
+      if (!kind.aspect && !panel.y.names) out += line("grid", left, p.y(v), right, p.y(v));
       out += write(left - 6, p.y(v) + 4, text, "end");
     }
     out += write((left + right) / 2, bottom + 32, labels.x, "middle") + upright(13, (top + bottom) / 2, labels.y);

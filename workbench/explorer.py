@@ -27,7 +27,8 @@ markers and of counters, and `describe`, are templates in Python's format langua
 
 As the last expression of a cell an explorer shows itself live in JupyterLab, or as an offline page where
 WORKBENCH_HOST=page. `explorer(ratio=0.2)` returns what is drawn. `page` writes a document of exported ones.
-A new kind of panel is a class with `title`, `function` and `pack` here and an entry in KINDS in explorer.js.
+The kinds of panel: Heatmap, Lines, Bars, Shapes (areas, paths and points of a plane), Counters. A new kind is
+a class with `title`, `functions` and `pack` here and an entry in KINDS in explorer.js.
 """
 
 import base64
@@ -107,13 +108,19 @@ class _Marked:
     vlines: Mapping[str, str] = field(default_factory=dict)
     hlines: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """What is swept for this panel."""
+        return [self.function]
+
 
 @dataclass(frozen=True)
 class Heatmap(_Marked):
     """A picture of a matrix: `function` returns [rows, columns], row 0 at the bottom.
 
     x, y: the columns' and the rows' evenly spaced values, or names (default 0, 1, ...); limits: ends of the
-    colours; vlines, hlines: {a marker's label: the scalar or control that places it}.
+    colours; cells: a function to the [row, column] of each cell to outline, as many as it likes in each state;
+    vlines, hlines: {a marker's label: the scalar or control that places it}.
     """
 
     function: Callable[..., Any]
@@ -124,6 +131,12 @@ class Heatmap(_Marked):
     x: Sequence[Any] | None = None
     y: Sequence[Any] | None = None
     limits: tuple[float, float] | None = None
+    cells: Callable[..., Any] | None = None
+
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """What is swept for this panel."""
+        return [self.function, self.cells] if self.cells else [self.function]
 
     def pack(self, sweep: "_Sweep") -> dict:
         """The panel as explorer.js reads it."""
@@ -132,12 +145,14 @@ class Heatmap(_Marked):
         if images.ndim != 3:
             raise WorkbenchError(f"{self.title}: a heat-map needs [rows, columns], not {images.shape[1:]}")
         rows, columns = images.shape[1:]
+        cells = {"cells": sweep.paths(f"{self.title}: cells", self.cells)} if self.cells else {}
         return {
             "kind": "heatmap",
             "x": sweep.cells(self.x_label, range(columns) if self.x is None else self.x),
             "y": sweep.cells(self.y_label, range(rows) if self.y is None else self.y),
             "z": sweep.axis(self.value_label, self.limits or sweep.limits((depends, images), pad=0)),
             "values": sweep.block(depends, images),
+            **cells,
             **sweep.markers(self),
         }
 
@@ -209,12 +224,57 @@ class Bars(_Marked):
         }
 
 
+_STYLES = ("fill", "edges", "line", "points")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Geometry in a plane, a unit as long across as up: `series` is {name: (style, function)}, the lowest first.
+
+    A function returns [n, 2], one (x, y) a row and a row of NaN between two paths, as many rows as it likes in
+    each state; each series is swept over its own controls, so what stands still is packed once. Styles: "fill"
+    (rings, lightly filled), "edges" (thin and grey), "line" (thick, above all else) and "points". The first
+    fill and the first points share a colour, and so on; paths are closed only where their first row comes again.
+
+    limits: ((left, right), (bottom, top)); what lies outside is not drawn.
+    """
+
+    series: Mapping[str, tuple[str, Callable[..., Any]]]
+    title: str
+    x_label: str
+    y_label: str
+    limits: tuple[tuple[float, float], tuple[float, float]]
+
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """What is swept for this panel."""
+        return [function for _, function in self.series.values()]
+
+    def pack(self, sweep: "_Sweep") -> dict:
+        """The panel as explorer.js reads it: a series is [name, style, number among those of its style, rows]."""
+        series: list[list] = []
+        for name, (style, function) in self.series.items():
+            if style not in _STYLES:
+                raise WorkbenchError(f"{self.title}: {name} has no style {style!r}; valid: {', '.join(_STYLES)}")
+            number = [other for _, other, *_ in series].count(style)
+            series.append([name, style, number, sweep.paths(f"{self.title}: {name}", function)])
+        return {
+            "kind": "shapes",
+            "x": sweep.axis(self.x_label, self.limits[0]),
+            "y": sweep.axis(self.y_label, self.limits[1]),
+            "series": series,
+            "vlines": [],
+            "hlines": [],
+        }
+
+
 @dataclass(frozen=True)
 class Counters:
     """A few numbers in large print: {label: template}, as in {"training": "{energy:.1f} J"}."""
 
     title: str
     counters: Mapping[str, str]
+    functions = ()
 
     def pack(self, sweep: "_Sweep") -> dict:
         """The panel as explorer.js reads it."""
@@ -232,7 +292,7 @@ class Explorer:
     name: str
     title: str
     controls: Sequence[Slider | Choice]
-    panels: Sequence[Heatmap | Lines | Bars | Counters]
+    panels: Sequence[Heatmap | Lines | Bars | Shapes | Counters]
     describe: str
     scalars: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
@@ -253,8 +313,9 @@ class Explorer:
     def __call__(self, **chosen: Any) -> dict[str, Any]:
         """What is drawn where the controls are as chosen; the others stay where they start.
 
-        Returns {panel's title: heat-map [rows, columns], {series: y or [y, low, high]} or {counter: text}},
-        float32 arrays read from the payload that the pages draw, and "text", the text alternative.
+        Returns {panel's title: heat-map [rows, columns], {series: y, [y, low, high] or, of shapes, [n, 2]} or
+        {counter: text}}, float32 arrays read from the payload that the pages draw, the outlined cells [n, 2] of
+        a heat-map under "title: cells", and "text", the text alternative.
         """
         known = {control.name: control for control in self.controls}
         for name in chosen:
@@ -270,6 +331,10 @@ class Explorer:
                 at = at * len(self.controls[control].values) + state[control]
             return values[block["start"] + at * block["size"] :][: block["size"]].reshape(block["shape"])
 
+        def path(block: dict) -> np.ndarray:  # without the rows of NaN that make the states equally long
+            rows = read(block)
+            return rows[: np.flatnonzero(~np.isnan(rows).any(axis=1)).max(initial=-1) + 1]
+
         def say(template: list) -> str:
             return "".join(p if isinstance(p, str) else p["words"][int(read(p)[0])] for p in template)
 
@@ -277,6 +342,8 @@ class Explorer:
         for panel in spec["panels"]:
             if "counters" in panel:
                 drawn[panel["title"]] = {label: say(template) for label, template in panel["counters"]}
+            elif panel["kind"] == "shapes":
+                drawn[panel["title"]] = {name: path(block) for name, _, _, block in panel["series"]}
             elif "series" in panel:
                 names, rows = zip(*panel["series"], strict=True)
                 parts = np.split(read(panel["values"]), np.cumsum(rows)[:-1])
@@ -284,6 +351,8 @@ class Explorer:
                 drawn[panel["title"]] = dict(zip(names, parts, strict=True))
             else:
                 drawn[panel["title"]] = read(panel["values"])
+                if "cells" in panel:
+                    drawn[f"{panel['title']}: cells"] = path(panel["cells"])
         return drawn
 
     def widget(self) -> ipywidgets.VBox:
@@ -323,8 +392,8 @@ class Explorer:
 
     @cached_property
     def _swept(self) -> tuple[dict, bytes]:
-        functions = {p.title: p.function for p in self.panels if hasattr(p, "function")} | dict(self.scalars)
-        calls = sum(math.prod(_counts(self.controls, _depends(self.controls, *f))) for f in functions.items())
+        functions = [(panel.title, f) for panel in self.panels for f in panel.functions] + [*self.scalars.items()]
+        calls = sum(math.prod(_counts(self.controls, _depends(self.controls, *f))) for f in functions)
         with tqdm(total=calls, desc=f"sweeping {self.name}", delay=2, leave=False) as bar:
             sweep = _Sweep(self, bar)
             panels = [{"title": panel.title, **panel.pack(sweep)} for panel in self.panels]
@@ -393,16 +462,21 @@ class _Sweep:
         self.named |= {name: (*self.run(name, function), None) for name, function in explorer.scalars.items()}
 
     def run(
-        self, owner: str, function: Callable[..., Any], convert: Callable[[Any], Any] = lambda result: result
+        self,
+        owner: str,
+        function: Callable[..., Any],
+        convert: Callable[[Any], Any] = lambda result: result,
+        ragged: bool = False,
     ) -> tuple[list[int], list]:
-        depends = _depends(self.controls, owner, function)
+        depends, largest = _depends(self.controls, owner, function), 0
         used, results = [self.controls[i] for i in depends], []
         for values in product(*(control.values for control in used)):
             results.append(convert(function(**{c.name: v for c, v in zip(used, values, strict=True)})))
-            if np.shape(results[-1]) != np.shape(results[0]):
+            if not ragged and np.shape(results[-1]) != np.shape(results[0]):
                 raise WorkbenchError(f"{owner}: every state must return arrays of one shape")
             states = math.prod(_counts(self.controls, depends))  # too heavy is said before the long wait
-            _weigh(self.owner, 4 * (self.size + states * np.size(results[0])))
+            largest = max(largest, np.size(results[-1]))
+            _weigh(self.owner, 4 * (self.size + states * largest))
             self.bar.update()
         return depends, results
 
@@ -423,6 +497,24 @@ class _Sweep:
 
         depends, values = self.run(panel.title, panel.function, rows)
         return series, depends, np.stack(values)
+
+    def paths(self, owner: str, function: Callable[..., Any]) -> dict:
+        """A block of rows [n, 2], n the most that a state has; a state with fewer ends in rows of NaN."""
+
+        def rows(result: Any) -> np.ndarray:
+            try:
+                array = np.array(result, np.float32)
+            except ValueError:  # a list of paths of different lengths
+                array = None
+            if array is None or (array.size and (array.ndim != 2 or array.shape[1] != 2)):
+                raise WorkbenchError(f"{owner}: every state must return [n, 2], a row of NaN between two paths")
+            return array.reshape(-1, 2)
+
+        depends, arrays = self.run(owner, function, rows, ragged=True)
+        padded = np.full((len(arrays), max(map(len, arrays)), 2), np.nan)
+        for state, array in zip(padded, arrays, strict=True):
+            state[: len(array)] = array
+        return self.block(depends, padded)
 
     def block(self, depends: list[int], array: np.ndarray) -> dict:
         shape, start = array.shape[1:], self.size

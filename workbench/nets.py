@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, early_bird
+from workbench.training import generator, train
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
@@ -297,22 +299,23 @@ class GAT(GraphNet):
 
 
 class ConvNet(nn.Sequential):
-    """Conv-BatchNorm-ReLU blocks, average pooling, one linear layer; input ``[n, 1, 8, 8]``.
+    """Conv-BatchNorm-ReLU blocks, average pooling, one linear layer; images ``[n, inputs, h, w]``.
 
     Args:
         widths: channels of each block; blocks after the first halve the resolution.
         classes: number of outputs.
+        inputs: channels of an image.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 32, 64), classes: int = 10) -> None:
+    def __init__(self, widths: tuple[int, ...] = (32, 32, 64), classes: int = 10, inputs: int = 1) -> None:
         layers: list[nn.Module] = []
-        for block, (inputs, width) in enumerate(zip((1, *widths), widths, strict=False)):
+        for block, (before, width) in enumerate(zip((inputs, *widths), widths, strict=False)):
             stride = 1 if block == 0 else 2
-            layers += [nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width)]
+            layers += [nn.Conv2d(before, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width)]
             nn.init.constant_(layers[-1].weight, 0.5)  # as in network slimming's and Early-Bird's code
             layers.append(nn.ReLU())
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-        self.widths, self.classes = tuple(widths), classes
+        self.widths, self.classes, self.inputs = tuple(widths), classes, inputs
 
 
 def mask_channels(net: ConvNet, keep: Tensor) -> ConvNet:
@@ -338,8 +341,8 @@ def remove_channels(net: ConvNet, keep: Tensor) -> ConvNet:
     if not all(part.any() for part in parts):
         empty = [i + 1 for i, part in enumerate(parts) if not part.any()]
         raise WorkbenchError(f"the mask empties convolution(s) {empty}: prune less")
-    small = ConvNet(tuple(int(part.sum()) for part in parts), net.classes)
-    inputs, blocks = torch.ones(1, dtype=torch.bool), iter(parts)
+    small = ConvNet(tuple(int(part.sum()) for part in parts), net.classes, net.inputs)
+    inputs, blocks = torch.ones(net.inputs, dtype=torch.bool), iter(parts)
     for old, new in zip(net, small, strict=True):
         if isinstance(old, nn.Conv2d):
             outputs = next(blocks)
@@ -355,9 +358,52 @@ def remove_channels(net: ConvNet, keep: Tensor) -> ConvNet:
 
 def conv_macs(net: ConvNet, size: int = 8) -> int:
     """Multiply-accumulates of one ``size x size`` image through convolutions and the linear layer."""
-    macs, inputs = 0, 1
+    macs, inputs = 0, net.inputs
     for block, width in enumerate(net.widths):
         size = size if block == 0 else (size + 1) // 2
         macs += 9 * inputs * width * size**2
         inputs = width
     return macs + inputs * net.classes
+
+
+def train_conv(
+    net: ConvNet,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    seed: int,
+    lr: float = 0.1,
+    slim: float = 0.0,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """SGD as in Early-Bird tickets (momentum 0.9, weight decay 1e-4) on batches of 100 images, in place.
+
+    Args:
+        net: to train; left in training mode.
+        x: training images, in random order anew every epoch.
+        y: their labels.
+        steps: a remainder of fewer than 100 images sits an epoch out.
+        seed: of the order: nets of one seed see the same batches.
+        lr: step size.
+        slim: strength of network slimming.
+        after_step: called with the number of steps done.
+    """
+    per_epoch, order = len(y) // 100, torch.empty(0)
+
+    def loss(step: int) -> Tensor:
+        nonlocal order
+        epoch, position = divmod(step, per_epoch)
+        if position == 0:
+            order = torch.randperm(len(y), generator=generator(seed, "order", epoch))
+        chosen = order[position * 100 : (position + 1) * 100]
+        return F.cross_entropy(net(x[chosen]), y[chosen])
+
+    net.train()
+    train(
+        loss,
+        torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4),
+        steps,
+        before_step=(lambda _: early_bird.slim(net, slim)) if slim else None,
+        after_step=after_step and (lambda step: after_step(step + 1)),
+        label="conv net",
+    )

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from workbench import data, early_bird
-from workbench.nets import ConvNet, conv_macs, mask_channels, remove_channels
+from workbench.nets import ConvNet, conv_macs, mask_channels, remove_channels, train_conv
 from workbench.papers.gebt.timing import median_ms
-from workbench.training import generator, train
+from workbench.training import generator
 
 if TYPE_CHECKING:
     from workbench.papers.gebt.experiment import Config
@@ -73,22 +72,13 @@ def _train_conv(
     slim: float = 0.0,
     watch: Callable[[int, ConvNet], None] | None = None,
 ) -> ConvNet:
-    batch, per_epoch = 100, len(nodes) // 100
-    orders = [nodes[torch.randperm(len(nodes), generator=generator(seed, "order", e))] for e in range(epochs)]
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    per_epoch = len(nodes) // 100
 
-    def loss(step: int) -> Tensor:
-        epoch, position = divmod(step, per_epoch)
-        chosen = orders[epoch][position * batch : (position + 1) * batch]
-        return F.cross_entropy(net(images.x[chosen]), images.y[chosen])
+    def after_step(done: int) -> None:
+        if watch is not None and done % per_epoch == 0:
+            watch(done // per_epoch, net)
 
-    def after_step(step: int) -> None:
-        if watch is not None and (step + 1) % per_epoch == 0:
-            watch((step + 1) // per_epoch, net)
-
-    net.train()
-    before = (lambda _: early_bird.slim(net, slim)) if slim else None
-    train(loss, optimiser, epochs * per_epoch, before_step=before, after_step=after_step, label="conv net")
+    train_conv(net, images.x[nodes], images.y[nodes], epochs * per_epoch, seed, slim=slim, after_step=after_step)
     return net
 
 

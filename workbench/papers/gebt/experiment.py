@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
@@ -22,9 +21,10 @@ from workbench.evidence import (
     Result,
     above,
     claims_from,
+    contrast,
     equals,
     inside,
-    interval,
+    interval_or_none,
     not_worse,
     published,
 )
@@ -498,16 +498,6 @@ def _grid(bench: Bench, config: Config, first: Parameters) -> list[dict[str, Any
 # --- the whole, its summary and its claims -------------------------------------------------------------------
 
 
-def contrast(table: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any]) -> Interval:
-    """Paired difference of accuracy, arm a minus arm b, in points: rows are matched by seed."""
-
-    def pick(labels: Mapping[str, Any]) -> pd.Series:
-        rows = table[np.logical_and.reduce([table[name] == value for name, value in labels.items()])]
-        return rows.set_index("seed")["accuracy"]
-
-    return interval((pick(a) - pick(b)).dropna().sort_index().tolist())
-
-
 def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[tuple[Claim, Interval]]:
     """Every measured claim with the evidence for it. Rules are fixed here, before any run."""
     edges, joint, draw, convs = (tables[name] for name in ("edges", "joint", "draw", "convs"))
@@ -626,7 +616,7 @@ def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[t
                         name, f"{text} ({low:g}-{high:g}) {rules[rule]}", inside(low, high), "epoch",
                         "GEBT figures 2 and 4",
                     ),
-                    _interval_or_none(group.set_index("seed")["epoch"]),
+                    interval_or_none(group.set_index("seed")["epoch"]),
                 )  # fmt: skip
     channels = tables["channels"]
     source, ours = "You et al., Early-Bird tickets, ICLR 2020", "this workbench; not in the paper"
@@ -638,25 +628,19 @@ def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[t
             loss = f"{text} loses at most {MARGIN:g} point against the dense net"
             yield (
                 claim(f"{name}.keeps_accuracy", loss, not_worse(MARGIN), source=where),
-                _interval_or_none(ticket["accuracy"] - ticket["dense"]),
+                interval_or_none(ticket["accuracy"] - ticket["dense"]),
             )
             yield (
                 claim(f"{name}.beats_random", f"{text} beats random channels", above(), source=where),
-                _interval_or_none(ticket["accuracy"] - arms["random"]["accuracy"]),
+                interval_or_none(ticket["accuracy"] - arms["random"]["accuracy"]),
             )
             quarter = inside(1, config.channel_epochs / 4)
             yield (
                 claim(
                     f"{name}.emergence", f"{text} emerges within the first quarter of training", quarter, "epoch", where
                 ),
-                _interval_or_none(ticket["epoch"]),
+                interval_or_none(ticket["epoch"]),
             )
-
-
-def _interval_or_none(samples: pd.Series) -> Interval:
-    """The interval, or NaN where fewer than two seeds gave a value; the rule still sees every seed."""
-    values = tuple(samples.sort_index().tolist())
-    return interval(values) if np.isfinite(values).sum() >= 2 else Interval(np.nan, np.nan, np.nan, values)
 
 
 def _analytic_rows(scale: str) -> list[dict[str, Any]]:

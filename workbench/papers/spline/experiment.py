@@ -5,20 +5,37 @@ Tables are tidy, one row a seed; accuracies in percent. All arms of a seed share
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 
-from workbench import WorkbenchError, papers
-from workbench.evidence import Claim, Interval, Result, above, interval, not_worse
-from workbench.papers.spline import method
+from workbench import WorkbenchError, early_bird, papers
+from workbench.evidence import (
+    Claim,
+    Interval,
+    Result,
+    above,
+    claims_from,
+    contrast,
+    equals,
+    inside,
+    interval,
+    interval_or_none,
+    not_worse,
+    published,
+)
+from workbench.papers.spline import method, overlay
 from workbench.papers.spline.method import MLP, Criterion, Task
 from workbench.papers.spline.partition import partition
+from workbench.papers.spline.truths import closed_forms
 
 STEPS = (0, 10, 30, 100, 300)
 """Retraining steps after which accuracy is taken."""
@@ -29,6 +46,8 @@ MARGIN = 1.0
 SQUARE = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 """Where regions are counted: about where the data lie."""
 SCRATCH = "from scratch"
+TICKETS = ("redundancy", "in-norm")
+"""Rules by which tickets are drawn where a detector fires."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,10 @@ class Config(papers.Config):
     ``cells`` to prune; ``rhos`` of the plain rule (the first is judged); ``scaled_rho`` of the scaled rules;
     ``dense_steps`` and ``dense_lr`` of dense training, ``lr`` of retraining; ``init_width`` and ``init_steps`` of the
     comparison of starts, which takes the data sets of ``cells``; ``region_seeds`` of the seeds have regions counted.
+    ``watched`` cells have their dense training looked at every ``look_every`` steps by the detectors, at
+    ``watched_seeds`` of the seeds; ``partition_eta`` and ``mask_eta`` are their thresholds, ``partition_fifo`` how many
+    earlier looks the one compares with, ``mask_fifo`` how many masks the other holds, the newest included (both as in
+    the released codes). ``boxes`` are half sides of squares whose regions are counted against time.
     """
 
     seeds: int = 24
@@ -99,6 +122,14 @@ class Config(papers.Config):
     init_width: int = 6
     init_steps: int = 300
     region_seeds: int = 8
+    watched: tuple[str, ...] = ("circles 2-20-2 50",)
+    watched_seeds: int = 8
+    look_every: int = 20
+    partition_eta: float = 0.16
+    partition_fifo: int = 3
+    mask_eta: float = 0.1
+    mask_fifo: int = 5
+    boxes: tuple[float, ...] = (0.1, 0.4, 1.0)
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -106,22 +137,44 @@ class Config(papers.Config):
             "cells": _cells(("2-20-2", "2-20-20-2"), (50, 70, 80, 90)),
             "rhos": (0.0, 0.05, 0.25, 1.0, 5.0),
             "region_seeds": 24,
+            "watched": ("circles 2-20-2 50", "X 2-20-20-2 80", "spiral 2-20-2 50"),
+            "watched_seeds": 24,
+            "look_every": 10,
+            "boxes": (0.1, 0.2, 0.4, 0.7, 1.0, 2.0, 4.0),
         },
     }
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
-        for text in self.cells:
-            Cell.read(text)
-        self.require("cells", len(set(self.cells)) == len(self.cells), "name each cell once")
+        for name in ("cells", "watched"):
+            texts = getattr(self, name)
+            for text in texts:
+                Cell.read(text)
+            self.require(name, len(set(texts)) == len(texts), "name each cell once")
         self.require("rhos", self.rhos and min(self.rhos) >= 0, "not be negative")
         self.require("scaled_rho", self.scaled_rho >= 0, "not be negative")
         for name in ("dense_lr", "lr"):
             self.require(name, getattr(self, name) > 0, "be positive")
         for name in ("dense_steps", "init_steps", "init_width"):
             self.require(name, getattr(self, name) >= 1, "be at least 1")
-        self.require("region_seeds", self.region_seeds >= 2, "be at least 2")
+        for name in ("region_seeds", "watched_seeds"):
+            self.require(name, getattr(self, name) >= 2, "be at least 2")
+        for name in ("partition_eta", "mask_eta"):
+            self.require(name, 0 < getattr(self, name) < 1, "lie between 0 and 1")
+        self.require("partition_fifo", self.partition_fifo >= 1, "be at least 1")
+        self.require("mask_fifo", self.mask_fifo >= 2, "be at least 2")
+        looks = self.look_every >= 1 and self.dense_steps // self.look_every > max(self.partition_fifo, self.mask_fifo)
+        self.require("look_every", looks, "leave more looks in dense_steps than a detector compares")
+        self.require("boxes", min(self.boxes, default=0) > 0, "be positive")
+
+    @property
+    def detectors(self) -> dict[str, tuple[int, float]]:
+        """How many earlier looks each detector compares with, and its threshold."""
+        return {
+            "partition": (self.partition_fifo, self.partition_eta),
+            "mask": (self.mask_fifo - 1, self.mask_eta),
+        }
 
     @property
     def criteria(self) -> dict[str, Criterion]:
@@ -188,105 +241,265 @@ def prune_cells(cells: list[Cell], config: Config) -> dict[str, Any]:
     return {"curves": curves, "regions": regions, "networks": networks}
 
 
-def starts(dataset: str, config: Config) -> list[dict[str, Any]]:
+def starts(dataset: str, config: Config) -> dict[str, Any]:
     """Small networks from torch's start and from lines through training points, with equal weights."""
     seeds, width = config.seed_list, config.init_width
     task, default = Task.of(dataset, seeds), MLP.init((2, width, 2), seeds)
     nets, arms = [default, method.through_points(default, task)], ("default", "through data")
     trained, _ = method.fit(MLP.cat(nets), task.repeat(2), config.init_steps, config.dense_lr)
     accuracy = (100 * trained.accuracy(task.repeat(2))).view(2, -1).tolist()
-    return [
+    rows = [
         {"dataset": dataset, "width": width, "start": arm, "seed": seed, "accuracy": value}
         for arm, values in zip(arms, accuracy, strict=True)
         for seed, value in zip(seeds, values, strict=True)
     ]
+    return {"starts": rows}
+
+
+# --- early-bird tickets in the partition -------------------------------------------------------------------------
+
+
+def unit_masks(nets: Sequence[MLP], ratio: float) -> Tensor:
+    """Units whose incoming norm is among the largest of their layer: bool ``[K, T, units]`` of networks over time."""
+    layers = []
+    for at in range(len(nets[0].weights) - 1):
+        norm = torch.stack([net.weights[at].norm(dim=2) for net in nets], 1)
+        dropped = norm.argsort(dim=-1, stable=True)[..., : round(ratio * norm.shape[2])]
+        layers.append(torch.ones_like(norm, dtype=torch.bool).scatter(-1, dropped, False))
+    return torch.cat(layers, 2)
+
+
+def partition_change(nets: Sequence[MLP], k: int, lookback: int) -> Tensor:
+    """Exact change of model k's partition between looks at most ``lookback`` apart: ``[T, T]``, NaN elsewhere."""
+    alone = [net.sequential(k) for net in nets]
+    pairwise = torch.full((len(nets), len(nets)), torch.nan, dtype=torch.float64)
+    for t in range(1, len(nets)):
+        window = slice(max(0, t - lookback), t + 1)
+        pairwise[t, window] = torch.from_numpy(overlay.region_change(alone[window], SQUARE)[-1])
+    return pairwise
+
+
+def watch(cell: Cell, config: Config) -> dict[str, Any]:
+    """Both detectors on the same dense training, and what tickets drawn where they fire are worth."""
+    seeds = config.seed_list[: config.watched_seeds]
+    task, net = Task.of(cell.dataset, seeds), MLP.init(cell.widths, seeds)
+    looks = [*range(config.look_every, config.dense_steps + 1, config.look_every)]
+    nets = method.follow(net, task, looks, config.dense_lr)
+    lookback = config.partition_fifo
+    pairwise = {
+        "partition": torch.stack([partition_change(nets, k, lookback) for k in range(len(seeds))]),
+        "mask": early_bird.pairwise_distance(unit_masks(nets, cell.ratio)),
+    }
+    labels, distances, fired = cell.labels, [], []
+    last = [method.prune(nets[-1], cell.ratio, Criterion(rule), task) for rule in TICKETS]
+    arms = {("end", rule): pruned for rule, pruned in zip(TICKETS, last, strict=True)}
+    for detector, (back, eta) in config.detectors.items():
+        watched = early_bird.detector_distance(pairwise[detector], back)
+        at = early_bird.emergence(watched, eta)  # the number of a look, from 1
+        drawn = at.nan_to_num(len(looks)).long() - 1
+        early = MLP.gather(nets, drawn)
+        arms |= {(detector, rule): method.prune(early, cell.ratio, Criterion(rule), task) for rule in TICKETS}
+        for k, seed in enumerate(seeds):
+            fired.append({**labels, "detector": detector, "seed": seed, "step": config.look_every * float(at[k])})
+            distances += [
+                {**labels, "detector": detector, "seed": seed, "step": step, "distance": d}
+                for step, d in zip(looks, watched[k].tolist(), strict=True)
+            ]
+    trained, _ = method.fit(MLP.cat([*arms.values()]), task.repeat(len(arms)), LATE, config.lr)
+    accuracy = (100 * trained.accuracy(task.repeat(len(arms)))).view(len(arms), -1).tolist()
+    tickets = [
+        {**labels, "drawn": drawn, "arm": rule, "seed": seed, "accuracy": value}
+        for (drawn, rule), values in zip(arms, accuracy, strict=True)
+        for seed, value in zip(seeds, values, strict=True)
+    ]
+    untrained = [net.sequential(k) for k in range(len(seeds))]
+    strangers = []
+    for k, seed in enumerate(seeds):  # as if each look met a network of its own
+        window = [untrained[(k + shift) % len(seeds)] for shift in range(lookback + 1)]
+        change = overlay.region_change(window, SQUARE)[0, 1:].max()
+        strangers.append({**labels, "seed": seed, "change": change})
+    return {
+        "distances": distances,
+        "fired": fired,
+        "tickets": tickets,
+        "strangers": strangers,
+        "looks": {(cell.dataset, cell.net): (looks, [one.sequential(0) for one in nets])},
+    }
+
+
+# --- the engine --------------------------------------------------------------------------------------------------
+
+
+def throughput(config: Config) -> list[dict[str, Any]]:
+    """Seconds for the partition of one network, 2-160-160-160-2, in larger and larger squares: the best of three."""
+    net, rows = MLP.init((2, 160, 160, 160, 2), [config.seed]).sequential(0), []
+    for half in config.boxes:
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            found = partition(net, half * np.array(SQUARE))
+            times.append(time.perf_counter() - begin)
+        rows.append({"half_side": half, "regions": len(found.maps), "seconds": min(times)})
+    return rows
+
+
+def pixels(nets: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    """Regions of the first seed's dense networks that grids of pixels see, beside the exact number."""
+    rows = []
+    for (dataset, net, ratio, *_), (dense, _) in nets.items():
+        if not ratio:
+            exact = len(partition(dense, SQUARE).maps)
+            rows += [
+                {"dataset": dataset, "net": net, "pixels": n, "seen": overlay.regions_on_grid(dense, SQUARE, n)}
+                | {"regions": exact}
+                for n in (50, 100, 200, 400)
+            ]
+    return rows
 
 
 # --- the whole, its summary and its claims -----------------------------------------------------------------------
 
 
-def contrast(table: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], value: str = "accuracy") -> Interval:
-    """Paired difference, rows like ``a`` minus rows like ``b``: matched by seed."""
-
-    def pick(labels: Mapping[str, Any]) -> pd.Series:
-        rows = table[np.logical_and.reduce([table[name] == label for name, label in labels.items()])]
-        return rows.set_index("seed")[value]
-
-    return interval((pick(a) - pick(b)).sort_index().tolist())
+PAPER, OURS = "Max-affine spline pruning (the criterion is our reading)", "this workbench; not in the paper"
+Found = Iterator[tuple[Claim, Interval]]
 
 
-def _contrasts(tables: Mapping[str, pd.DataFrame], cells: list[Cell]) -> Iterator[tuple[Claim, Interval]]:
-    """Every claim with the evidence for it. Rules are fixed here, before any run."""
-    paper, ours = "Max-affine spline pruning (the criterion is our reading)", "this workbench; not in the paper"
+def _claim(id: str, text: str, rule: Any, source: str = PAPER, unit: str = "points") -> Claim:
+    return Claim(f"spline.{id}", text, "measured", unit, rule, None, source, None)
 
-    def claim(id: str, text: str, rule: Any, source: str = paper, unit: str = "points") -> Claim:
-        return Claim(f"spline.{id}", text, "measured", unit, rule, None, source, None)
 
-    for cell in cells:
-        at = cell.labels | {"scope": "layer"}
-        text = f"{cell.net} on {cell.dataset}, {100 * cell.ratio:.0f} % of the units pruned"
-        for short, arm, where in (("redundancy", "redundancy", paper), ("merge", "scaled + merge (ours)", ours)):
-            for against in ("in-norm", "random"):
-                for step in (EARLY, LATE):
-                    yield (
-                        claim(
-                            f"{cell.id}.{short}_beats_{against}.{step}",
-                            f"{text}: {arm} beats {against} after {step} retraining steps",
-                            above(),
-                            where,
-                        ),
-                        contrast(
-                            tables["curves"], at | {"arm": arm, "step": step}, at | {"arm": against, "step": step}
-                        ),
-                    )
+def _pruning_claims(tables: Mapping[str, pd.DataFrame], cell: Cell) -> Found:
+    """What the criterion is worth in one cell, against the other criteria and against not pruning at all."""
+    text = f"{cell.net} on {cell.dataset}, {100 * cell.ratio:.0f} % of the units pruned"
+
+    def against(a: str, b: str, step: int, scope: str = "layer", **others: Any) -> Interval:
+        at = cell.labels | {"scope": scope, "step": step}
+        return contrast(tables["curves"], at | {"arm": a}, at | {"arm": b} | others)
+
+    for short, arm, source in (("redundancy", "redundancy", PAPER), ("merge", "scaled + merge (ours)", OURS)):
+        for other in ("in-norm", "random"):
+            for step in (EARLY, LATE):
+                name, said = f"{cell.id}.{short}_beats_{other}.{step}", f"{arm} beats {other} after {step} steps"
+                yield _claim(name, f"{text}: {said} of retraining", above(), source), against(arm, other, step)
+        yield (
+            _claim(
+                f"{cell.id}.{short}_keeps_accuracy",
+                f"{text}: {arm} loses at most {MARGIN:g} point against the dense net, trained as long",
+                not_worse(MARGIN),
+                source,
+            ),
+            against(arm, "dense", LATE, ratio=0.0),
+        )
+    name, said = f"{cell.id}.redundancy_beats_snip.{LATE}", f"redundancy beats SNIP after {LATE} steps of retraining"
+    yield _claim(name, f"{text}: {said}", above()), against("redundancy", "SNIP", LATE)
+    name = f"{cell.id}.pruned_beats_scratch"
+    yield (
+        _claim(name, f"{text}: redundancy beats a net of that size trained from scratch for {LATE} steps", above()),
+        against("redundancy", SCRATCH, LATE),
+    )
+    if len(cell.widths) > 3:
+        name, said = f"{cell.id}.global_redundancy", "across all layers at once redundancy beats in-norm"
+        yield (
+            _claim(name, f"{text}: {said} after {LATE} steps", above()),
+            against("redundancy", "in-norm", LATE, "global"),
+        )
+    at = cell.labels | {"scope": "layer", "step": 0}
+    yield (
+        _claim(
+            f"{cell.id}.more_regions",
+            f"{text}: redundancy leaves more regions than in-norm, before retraining",
+            above(),
+            unit="regions",
+        ),
+        contrast(tables["regions"], at | {"arm": "redundancy"}, at | {"arm": "in-norm"}, "regions"),
+    )
+
+
+def _detector_claims(tables: Mapping[str, pd.DataFrame], cell: Cell, config: Config) -> Found:
+    """When the detectors fire in one cell, and what a ticket drawn there is worth."""
+    text, quarter = f"{cell.net} on {cell.dataset}", config.dense_steps // 4
+
+    def pick(table: str, **labels: Any) -> pd.DataFrame:
+        rows = tables[table]
+        return rows[np.logical_and.reduce([rows[name] == value for name, value in (cell.labels | labels).items()])]
+
+    for detector in ("partition", "mask"):
+        name = f"{cell.id}.{detector}"
+        yield (
+            _claim(
+                f"{name}_fires_early",
+                f"{text}: the {detector} detector fires within the first quarter of training",
+                inside(0, quarter),
+                unit="steps",
+            ),
+            interval_or_none(pick("fired", detector=detector).set_index("seed")["step"]),
+        )
+        for rule in TICKETS:
+            share = f"{100 * cell.ratio:.0f} %"
             yield (
-                claim(
-                    f"{cell.id}.{short}_keeps_accuracy",
-                    f"{text}: {arm} loses at most {MARGIN:g} point against the dense net, trained as long",
+                _claim(
+                    f"{name}_ticket.{rule}",
+                    f"{text}: a ticket ({rule}, {share} pruned) drawn where the {detector} detector fires is at most "
+                    f"{MARGIN:g} point worse than one drawn at the end",
                     not_worse(MARGIN),
-                    where,
                 ),
-                contrast(
-                    tables["curves"], at | {"arm": arm, "step": LATE}, at | {"ratio": 0.0, "arm": "dense", "step": LATE}
-                ),
+                contrast(pick("tickets", arm=rule), {"drawn": detector}, {"drawn": "end"}),
             )
-        yield (
-            claim(
-                f"{cell.id}.more_regions",
-                f"{text}: redundancy leaves more regions than in-norm, before retraining",
-                above(),
-                unit="regions",
-            ),
-            contrast(
-                tables["regions"], at | {"arm": "redundancy", "step": 0}, at | {"arm": "in-norm", "step": 0}, "regions"
-            ),
-        )
-    for (dataset, width), rows in tables["starts"].groupby(["dataset", "width"], sort=False):
-        yield (
-            claim(
-                f"start.{dataset}",
-                f"2-{width}-2 on {dataset}: lines through data points are a better start than torch's",
-                above(),
-                ours,
-            ),
-            contrast(rows, {"start": "through data"}, {"start": "default"}),
-        )
+    yield (
+        _claim(
+            f"{cell.id}.strangers",
+            f"{text}: the partition detector stays silent where every look meets another untrained network",
+            above(config.partition_eta),
+            OURS,
+            "fraction",
+        ),
+        interval(pick("strangers")["change"].tolist()),
+    )
+
+
+def _start_claims(table: pd.DataFrame) -> Found:
+    for (dataset, width), rows in table.groupby(["dataset", "width"], sort=False):
+        text = f"2-{width}-2 on {dataset}: lines through data points are a better start than torch's"
+        found = contrast(rows, {"start": "through data"}, {"start": "default"})
+        yield _claim(f"start.{dataset}", text, above(), OURS), found
+
+
+def analytic_rows(scale: str) -> list[dict[str, Any]]:
+    """Closed forms beside the engine's counts, and what the abstract prints."""
+    rows = [claim.row(counted, scale) for claim, counted in closed_forms()]
+    return rows + [claim.row(None, scale) for claim in claims_from(published("spline"), "analytic", equals()).values()]
 
 
 def run(config: Config) -> Result:
-    """Run everything the notebook shows."""
-    cells = sorted((Cell.read(text) for text in config.cells), key=lambda cell: (cell.dataset, cell.widths))
-    parts = [prune_cells([*group], config) for _, group in groupby(cells, lambda cell: (cell.dataset, cell.widths))]
-    tables = {name: pd.DataFrame([row for part in parts for row in part[name]]) for name in ("curves", "regions")}
-    datasets = dict.fromkeys(cell.dataset for cell in cells)
-    tables["starts"] = pd.DataFrame([row for dataset in datasets for row in starts(dataset, config)])
-    found = list(_contrasts(tables, cells))
+    """Run everything the notebook shows: its parts side by side in two processes, then what is timed."""
+    cells = sorted(map(Cell.read, config.cells), key=lambda cell: (cell.dataset, cell.widths))
+    watched = [Cell.read(text) for text in config.watched]
+    groups = [[*group] for _, group in groupby(cells, lambda cell: (cell.dataset, cell.widths))]
+    jobs = [delayed(_alone)(prune_cells, group, config) for group in groups]
+    jobs += [delayed(_alone)(watch, cell, config) for cell in watched]
+    jobs += [delayed(_alone)(starts, dataset, config) for dataset in dict.fromkeys(cell.dataset for cell in cells)]
+    parts = Parallel(n_jobs=2)(jobs)
+    extra: dict[str, dict] = {"networks": {}, "looks": {}}
+    for part in parts:
+        for name, found in extra.items():
+            found |= part.pop(name, {})
+    names = dict.fromkeys(name for part in parts for name in part)
+    tables = {name: pd.DataFrame([row for part in parts for row in part.get(name, [])]) for name in names}
+    tables["throughput"] = pd.DataFrame(throughput(config))
+    tables["pixels"] = pd.DataFrame(pixels(extra["networks"]))
+    found = [pair for cell in cells for pair in _pruning_claims(tables, cell)]
+    found += [pair for cell in watched for pair in _detector_claims(tables, cell, config)]
+    found += _start_claims(tables["starts"])
     tables["summary"] = pd.DataFrame(
         [
             {"quantity": c.id, "mean": e.mean, "low": e.low, "high": e.high, "n": len(e.samples), "unit": c.unit}
             for c, e in found
         ]
     )
-    networks = {key: nets for part in parts for key, nets in part["networks"].items()}
-    rows = [claim.row(evidence, config.scale) for claim, evidence in found]
-    return Result(tables, rows, config.record("spline"), "generated from the seeds", {"networks": networks})
+    rows = [claim.row(evidence, config.scale) for claim, evidence in found] + analytic_rows(config.scale)
+    return Result(tables, rows, config.record("spline"), "generated from the seeds", extra)
+
+
+def _alone(part: Any, *arguments: Any) -> dict[str, Any]:
+    torch.set_num_threads(1)  # sums keep their order: the same figures on one core and on many
+    return part(*arguments)

@@ -102,6 +102,11 @@ class Task:
         x, test_x = (points.repeat(copies, 1, 1) for points in (self.x, self.test_x))
         return Task(x, self.y.repeat(copies, 1), test_x, self.test_y.repeat(copies, 1), [*self.seeds] * copies)
 
+    def split(self, batch: int) -> list[Task]:
+        """Its training points in parts of ``batch`` (the last may be smaller)."""
+        parts = zip(self.x.split(batch, 2), self.y.split(batch, 1), strict=True)
+        return [Task(x.contiguous(), y, self.test_x, self.test_y, self.seeds) for x, y in parts]
+
 
 # --- networks ----------------------------------------------------------------------------------------------------
 
@@ -138,6 +143,13 @@ class MLP:
             weights.append(torch.cat([pad(net.weights[at]) for net in nets]))
             biases.append(torch.cat([F.pad(net.biases[at], (0, width - net.biases[at].shape[1])) for net in nets]))
         return cls(weights, biases)
+
+    @classmethod
+    def gather(cls, nets: Sequence[MLP], chosen: Tensor) -> MLP:
+        """Model k of the batch ``nets[chosen[k]]``, for every k."""
+        pick = lambda parts: torch.stack(parts)[chosen, torch.arange(len(chosen))]  # noqa: E731
+        weights, biases = zip(*((net.weights, net.biases) for net in nets), strict=True)
+        return cls([*map(pick, zip(*weights, strict=True))], [*map(pick, zip(*biases, strict=True))])
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -179,30 +191,43 @@ class MLP:
         return nn.Sequential(*layers[:-1])
 
 
-def fit(net: MLP, task: Task, steps: int, lr: float, at: Sequence[int] = ()) -> tuple[MLP, Tensor]:
-    """Train K networks by full-batch Adam.
+def follow(net: MLP, task: Task, at: Sequence[int], lr: float, batch: int | None = None) -> list[MLP]:
+    """Train K networks by Adam, and keep them as they are after the steps ``at``.
 
     Args:
         net: where they start (copied).
         task: with K rows.
-        steps: Adam steps.
+        at: ascending numbers of steps; 0 is before the first, the last is where training ends.
         lr: Adam's step.
-        at: steps after which the test accuracy is taken; 0 is before the first.
-
-    Returns:
-        The trained networks, and accuracies ``[K, len(at)]``.
+        batch: training points a step, in turn; all of them by default.
     """
     net = net.map(lambda p: p.clone().requires_grad_())
-    found = {0: net.accuracy(task)} if 0 in at else {}
+    turns = task.split(batch) if batch else [task]
+    copy = lambda: net.map(lambda p: p.detach().clone())  # noqa: E731
+    kept = [copy()] if at[0] == 0 else []
 
     def after_step(step: int) -> None:
         if step + 1 in at:
-            found[step + 1] = net.accuracy(task)
+            kept.append(copy())
 
     optimiser = torch.optim.Adam(net.parameters, lr=lr)
-    train(lambda _: net.loss(task), optimiser, steps, after_step=after_step, label="training")
-    accuracy = torch.stack([found[step] for step in at], 1) if at else torch.empty(len(task.seeds), 0)
-    return net.map(torch.Tensor.detach), accuracy
+    loss = lambda step: net.loss(turns[step % len(turns)])  # noqa: E731
+    train(loss, optimiser, at[-1], after_step=after_step, label="training")
+    return kept
+
+
+def fit(
+    net: MLP, task: Task, steps: int, lr: float, at: Sequence[int] = (), batch: int | None = None
+) -> tuple[MLP, Tensor]:
+    """Train K networks, as `follow` does.
+
+    Returns:
+        The trained networks, and test accuracies ``[K, len(at)]`` after the steps ``at``.
+    """
+    wanted = sorted({*at, steps})
+    nets = dict(zip(wanted, follow(net, task, wanted, lr, batch), strict=True))
+    accuracy = [nets[step].accuracy(task) for step in at]
+    return nets[steps], torch.stack(accuracy, 1) if at else torch.empty(len(task.seeds), 0)
 
 
 def through_points(net: MLP, task: Task) -> MLP:
@@ -286,6 +311,27 @@ class Units:
     norm: Tensor
     gram: Tensor
     score: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        into: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        grams: Sequence[Tensor],
+        rho: float,
+        scores: Sequence[Tensor] | None = None,
+    ) -> Units:
+        """The units of layers whose incoming weights are ``[K, n, in]``, biases and scores ``[K, n]``."""
+        layer = torch.repeat_interleave(torch.tensor([w.shape[1] for w in into]))
+        apart = _blocks([distance(w, b, rho) for w, b in zip(into, biases, strict=True)], torch.inf)
+        return cls(
+            layer,
+            apart.masked_fill(torch.eye(len(layer), dtype=torch.bool), torch.inf),
+            _blocks([cosine(w) for w in into], 0),
+            torch.cat([w.norm(dim=2) for w in into], 1),
+            _blocks(grams, 0),
+            scores and torch.cat(list(scores), 1),
+        )
 
     def remove(self, count: int, rule: Rule) -> tuple[Tensor, Tensor]:
         """Remove ``count`` units one by one; each layer keeps its last.
@@ -383,22 +429,19 @@ def prune(net: MLP, ratio: float, criterion: Criterion, task: Task) -> MLP:
             raise WorkbenchError(f"ratio {ratio:g} would take {count} of {sum(widths)} units: each layer keeps one")
         if not count:
             continue
-        layer = torch.repeat_interleave(torch.tensor(widths))
-        apart = _blocks([distance(into[at], net.biases[at], criterion.rho) for at in group], torch.inf)
-        units = Units(
-            layer,
-            apart.masked_fill(torch.eye(len(layer), dtype=torch.bool), torch.inf),
-            _blocks([cosine(into[at]) for at in group], 0),
-            torch.cat([into[at].norm(dim=2) for at in group], 1),
-            _blocks([out[at].mT @ out[at] for at in group], 0),
-            scores and torch.cat([scores[at] for at in group], 1),
+        units = Units.of(
+            [into[at] for at in group],
+            [net.biases[at] for at in group],
+            [out[at].mT @ out[at] for at in group],
+            criterion.rho,
+            scores and [scores[at] for at in group],
         )
         order, holds = units.remove(count, criterion.rule)
-        gone = torch.zeros(len(order), len(layer), dtype=torch.bool).scatter_(1, order, True).split(widths, 1)
+        gone = torch.zeros(len(order), sum(widths), dtype=torch.bool).scatter_(1, order, True).split(widths, 1)
         for position, at in enumerate(group):
             keep[at] = ~gone[position]
             if criterion.rule == "merge":
-                own = holds[:, layer == position][:, :, layer == position]
+                own = holds[:, units.layer == position][:, :, units.layer == position]
                 weights[at + 1] = out[at] @ own.mT
     return remove(MLP(weights, net.biases), keep)
 

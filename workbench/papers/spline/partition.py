@@ -18,6 +18,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -127,19 +128,21 @@ class Partition:
         cross = (here[0] * there[1] - here[1] * there[0]) / 2
         return np.add.reduceat(cross, starts), np.add.reduceat(cross * (here + there), starts, axis=1)
 
+    def won_by(self, label: int) -> Iterator[NDArray]:
+        """Convex polygons ``[n, 2]`` that together are where argmax over the logits says ``label``."""
+        edges, counts, _, winner = self._cells
+        edges, counts = take(edges, counts, np.flatnonzero(winner == label))
+        return (edges[:2, a : a + n].T for a, n in zip(offsets(counts), counts, strict=True))
+
     def boundary(self) -> Boundary:
         """The exact decision boundary of argmax over the logits; on a tie the lowest class wins.
 
-        Every region is cut into the cells of its winners. An edge along which a cell's winner ties may be a
-        boundary; it is one if the cell on its other side, which has the same edge reversed, has another winner.
+        An edge along which the winner of a cell ties may be a boundary; it is one if the cell on its other side,
+        which has the same edge reversed, has another winner.
         """
-        windows = self.maps.transpose(0, 2, 1)[:, :, None]
-        counts = np.diff(self.starts)
-        layer = Windows("boundary", (1,), np.array([[1.0], [0.0]]), windows.shape[-1])
-        edges = geometry(self.vertices.T, counts)
-        edges, counts, parent, winner = subdivide(layer, windows, self.rounding, edges, counts, np.inf)
-        winner = np.repeat(winner[:, 0], counts).astype(np.int64)
-        values, tolerance = evaluate(windows[parent, :, 0].T, self.rounding[parent].T, edges, counts)
+        edges, counts, parent, winner = self._cells
+        winner = np.repeat(winner, counts).astype(np.int64)
+        values, tolerance = evaluate(self.maps[parent].transpose(1, 2, 0), self.rounding[parent].T, edges, counts)
         near, ahead = values.max(0) - values <= 4 * tolerance, following(counts)
         tied = np.flatnonzero((near & near[:, ahead]).sum(0) > 1)
         a, b, winner = edges[:2, tied].T, edges[:2, ahead[tied]].T, winner[tied]
@@ -150,6 +153,16 @@ class Partition:
         lower = np.flatnonzero(np.isfinite(distance))
         lower = lower[winner[lower] < winner[other[lower]]]
         return Boundary(np.stack([a, b], 1)[lower], np.stack([winner[lower], winner[other[lower]]], 1))
+
+    @cached_property
+    def _cells(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """Every region cut into the cells of its winners: polygons, their sizes, regions and winners."""
+        windows = self.maps.transpose(0, 2, 1)[:, :, None]
+        counts = np.diff(self.starts)
+        layer = Windows("boundary", (1,), np.array([[1.0], [0.0]]), windows.shape[-1])
+        edges = geometry(self.vertices.T, counts)
+        edges, counts, parent, winner = subdivide(layer, windows, self.rounding, edges, counts, np.inf)
+        return edges, counts, parent, winner[:, 0]
 
 
 # --- ragged polygons: [7, V] = x, y, their uncertainty in units of rounding, and the line of the edge to the next ---
