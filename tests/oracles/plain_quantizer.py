@@ -41,12 +41,10 @@ class Error(torch.autograd.Function):
 
 
 class PlainConv2d(nn.Conv2d):
-    """A bias-free convolution on quantised operands, in training."""
+    """A convolution on quantised operands, in training."""
 
     bits = error_bits = 8
 
     def forward(self, x):
-        y = F.conv2d(
-            activation(x, self.bits), weight(self.weight, self.bits), None, self.stride, self.padding, self.dilation
-        )
-        return Error.apply(y, self.error_bits)
+        operands = activation(x, self.bits), weight(self.weight, self.bits)
+        return Error.apply(F.conv2d(*operands, self.bias, self.stride, self.padding), self.error_bits)
