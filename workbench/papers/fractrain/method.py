@@ -30,6 +30,8 @@ SCALED_BY = 10
 """First losses whose mean is the indicator's scale."""
 STAGES = ((3, 6), (4, 6), (6, 8), (8, 8))
 """PFQ's bits of (weights and inputs, errors), stage by stage, as in the code's README."""
+DEPLOYED = 8
+"""Bits at which every schedule's model is evaluated."""
 POOLED, EMBEDDED, HIDDEN = 16, 10, 10
 """Sizes of our gate; the paper's are 32, 16 and 16."""
 
@@ -93,10 +95,9 @@ class Schedule:
         bits: Tensor,
         indicators: Sequence[Indicator | None],
         generators: Sequence[torch.Generator],
-        deployed: Tensor,
         stages: Sequence[tuple[int, int]] = STAGES,
     ) -> None:
-        self.bits, self.indicators, self.generators, self.deployed = bits, indicators, generators, deployed
+        self.bits, self.indicators, self.generators = bits, indicators, generators
         self.stages = torch.tensor(stages)
 
     def at(self, step: int, n: int) -> Uniform:
@@ -107,8 +108,9 @@ class Schedule:
         return Uniform(self.bits[:, step, 0], self.bits[:, step, 1], self.generators)
 
     def evaluated(self, n: int) -> Uniform:
-        """The precision of evaluation: ``deployed`` bits."""
-        return Uniform(self.deployed, self.deployed, self.generators)
+        """The precision of evaluation: DEPLOYED bits, whatever a model was trained with."""
+        bits = torch.full((len(self.bits),), DEPLOYED)
+        return Uniform(bits, bits, self.generators)
 
     def cost(self, precision: Uniform) -> Tensor:
         """cp ``[K]`` of a step, in percent."""
@@ -136,8 +138,8 @@ class _Select(torch.autograd.Function):
     """Inputs ``[K, n, ...]`` rounded with each sample's own bits, on the model's range.
 
     The released code runs the block once for every choice and adds the results, weighted by one-hot masks. Where only
-    the rounding of the input differs, the same value comes from rounding once, and the masks' gradient from the choices'
-    roundings alone: ``<gradient, input rounded with choice c>``, needed of the first ``own`` models only.
+    the rounding of the input differs, the same value comes from rounding once, and the masks' gradient from the
+    choices' roundings alone: ``<gradient, input rounded with choice c>``, needed of the first ``own`` models only.
     """
 
     @staticmethod
@@ -299,7 +301,7 @@ def check_target(target: float, weight_bits: int, choices: Sequence[tuple[int, i
         )
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,11 +352,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """What K models did: ``cp [K, steps]`` and ``loss [K, periods]`` of training, ``accuracy`` and ``test_loss`` [K].
+    """What K models did.
 
-    ``looks`` are steps after which validation accuracy ``[K, looks]`` was taken, and gates' masks on the validation
-    images (``choices [looks, blocks, K, m]``, empty for schedules); ``tested`` are the choices ``[blocks, K, t]`` on the
-    test images, and ``correct_loss [K, t]`` its losses.
+    Attributes:
+        parameters: after training.
+        cp: of every training step, percent ``[K, steps]``.
+        loss: mean training loss of every period ``[K, periods]``.
+        looks, validation: steps, and accuracy ``[K, looks]`` after them on the validation images.
+        choices: what gates chose for the validation images ``[looks, blocks, K, m]``; of schedules, no blocks.
+        test_losses, hits: on the test images after training ``[K, t]``.
+        tested: what gates chose for them ``[blocks, K, t]``.
     """
 
     parameters: Parameters
@@ -363,14 +370,13 @@ class Run:
     looks: Sequence[int]
     validation: Tensor
     choices: Tensor
-    accuracy: Tensor
-    test_loss: Tensor
+    test_losses: Tensor
+    hits: Tensor
     tested: Tensor
-    correct_loss: Tensor
 
 
-MEASURED = 512
-"""Training images from which batch statistics and ranges are taken before an evaluation, at most."""
+CHUNK = 500
+"""Images evaluated together; as many training images, at most, give batch statistics and ranges before."""
 
 
 def _choices(precision: Any, like: Tensor) -> Tensor:
@@ -382,17 +388,20 @@ def _choices(precision: Any, like: Tensor) -> Tensor:
 def evaluate(
     net: ResNet8, parameters: Parameters, task: Task, policy: Any, indices: Tensor, labels: Tensor, measured: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses and hits ``[K, m]`` and the gates' choices ``[blocks, K, m]``.
+    """Losses and hits ``[K, m]``, and the gates' choices ``[blocks, K, m]``.
 
-    Batch statistics and ranges are taken anew, from the first ``measured`` training images at the precision of evaluation.
+    Batch statistics and ranges are taken anew from the first ``measured`` training images, at evaluation's precision.
     """
     kept: dict = {}
     sample = task.train[:, :measured]
     net.logits(parameters, task.pictures(sample), policy.evaluated(sample.shape[1]), kept)
-    precision = policy.evaluated(indices.shape[1])
-    logits = net.logits(parameters, task.pictures(indices), precision, kept)
-    losses = F.cross_entropy(logits.mT, labels, reduction="none")
-    return losses, logits.argmax(-1) == labels, _choices(precision, logits)
+    found = []
+    for chunk, y in zip(indices.split(CHUNK, 1), labels.split(CHUNK, 1), strict=True):
+        precision = policy.evaluated(chunk.shape[1])
+        logits = net.logits(parameters, task.pictures(chunk), precision, kept)
+        losses = F.cross_entropy(logits.mT, y, reduction="none")
+        found.append((losses, logits.argmax(-1) == y, _choices(precision, logits)))
+    return tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
 
 
 def fit(net: ResNet8, start: Parameters, task: Task, policy: Any, steps: int, lr: float, period: int, look: int) -> Run:
@@ -433,21 +442,12 @@ def fit(net: ResNet8, start: Parameters, task: Task, policy: Any, steps: int, lr
         policy.see(periods[-1])
         if len(periods) % look == 0 or step + 1 == steps:
             looks.append(step + 1)
-            _, hits, chosen = evaluate(net, parameters, task, policy, task.val, task.val_y, task.batch * 4)
+            _, hits, chosen = evaluate(net, parameters, task, policy, task.val, task.val_y, 4 * task.batch)
             validation.append(hits.float().mean(1))
             choices.append(chosen)
 
     train(loss, optimiser, steps, after_step=after, label="FracTrain")
-    found, hits, tested = evaluate(net, parameters, task, policy, task.test, task.test_y, MEASURED)
-    return Run(
-        {name: p.detach() for name, p in parameters.items()},
-        torch.stack(cps, 1),
-        torch.stack(periods, 1),
-        looks,
-        torch.stack(validation, 1),
-        torch.stack(choices),
-        hits.float().mean(1),
-        found.mean(1),
-        tested,
-        found,
-    )
+    tested = evaluate(net, parameters, task, policy, task.test, task.test_y, CHUNK)
+    parameters = {name: p.detach() for name, p in parameters.items()}
+    cp, by_period, accuracy = (torch.stack(part, 1) for part in (cps, periods, validation))
+    return Run(parameters, cp, by_period, looks, accuracy, torch.stack(choices), *tested)

@@ -116,7 +116,7 @@ class ResNet8:
             return x.view(n, K, -1, *x.shape[2:]).transpose(0, 1)
 
         def layer(name: str, x: Tensor) -> Tensor:
-            _, outputs, kernel, stride = self.convolutions[name]
+            *_, kernel, stride = self.convolutions[name]
             scale, shift = (parameters[f"{name}.{part}"].view(-1) for part in ("scale", "shift"))
             gated, replayed, x = name.endswith(("first", "second")), name in kept, models(x)
             if replayed:
