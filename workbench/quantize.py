@@ -43,11 +43,17 @@ WIDER = 1 + 2**-18
 
 def span(x: Tensor, axes: int = 0) -> tuple[Tensor | float, Tensor | float]:
     """Least and largest entry for every index of the first axes, in a shape that broadcasts against x."""
+    x = x.detach()
     if axes == 0:
-        low, high = x.detach().aminmax()
-        return (low.item(), high.item()) if low.device.type == "cpu" else (low, high)  # a GPU must not wait
-    flat = x.detach().flatten(axes)
-    return _columns(flat.amin(-1), x), _columns(flat.amax(-1), x)
+        low, high = x.aminmax()
+        return _number(low), _number(high)
+    rest = tuple(range(axes, x.ndim))
+    return x.amin(rest, keepdim=True), x.amax(rest, keepdim=True)
+
+
+def _number(scalar: Tensor) -> Tensor | float:
+    """A float on a CPU, where it makes the arithmetic quicker; as it is on a GPU, which would have to wait for it."""
+    return scalar.item() if scalar.device.type == "cpu" else scalar
 
 
 def _columns(numbers: Tensor, x: Tensor) -> Tensor:
@@ -81,13 +87,25 @@ def _add_noise(level: Tensor, generators: Generators) -> None:
             part.add_(pool[start : start + len(part)])
 
 
+def _levels(x: Tensor, low: Tensor | float, step: Tensor | float) -> Tensor:
+    """(x - low) / step; a pass over memory less where low is the 0 of a ReLU."""
+    return x.mul(step**-1) if isinstance(low, float) and low == 0 else x.sub(low).mul_(step**-1)
+
+
+def _values(level: Tensor, low: Tensor | float, step: Tensor | float) -> Tensor:
+    """low + step * level, in place; in one pass over memory where both are numbers."""
+    if isinstance(low, float):
+        return torch.add(level.new_tensor(low), level, alpha=step, out=level)
+    return level.mul_(step).add_(low)
+
+
 class _Nearest(torch.autograd.Function):
     """Nearest level forward, straight through backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: Tensor | float, high: Tensor | float, bits: Bits) -> Tensor:
         step = (high - low) / (2.0**bits - 1) + TINY  # a constant tensor has a range of 0
-        return x.sub(low).mul_(1 / step).round_().mul_(step).add_(low)
+        return _values(_levels(x, low, step).round_(), low, step)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -139,9 +157,9 @@ def stochastic(x: Tensor, bits: Bits, generators: Generators = None) -> Tensor:
     low, high, bits = _range_and_bits(x, bits)
     # On a grid wider by a hair, the largest entry plus noise stays below the next level: no clamp is needed.
     step = WIDER * ((high - low) / (2.0**bits - 1) + TINY)
-    level = x.contiguous().sub(low).mul_(1 / step)
+    level = _levels(x.contiguous(), low, step)
     _add_noise(level, generators)
-    return level.floor_().mul_(step).add_(low)
+    return _values(level.floor_(), low, step)
 
 
 def _range_and_bits(x: Tensor, bits: Bits) -> tuple[Tensor | float, Tensor | float, Bits]:
@@ -182,25 +200,24 @@ class _Quantized:
     def start(self, bits: int, error_bits: int, momentum: float, generator: torch.Generator | None) -> None:
         """Set the precision, and forget the running range."""
         self.bits, self.error_bits, self.momentum, self.generator = bits, error_bits, momentum, generator
-        for name, zero in ("low", torch.tensor(0.0)), ("high", torch.tensor(0.0)), ("batches", torch.tensor(0)):
-            self.register_buffer(name, zero.to(self.weight.device))
+        for name in ("low", "high", "batches"):
+            self.register_buffer(name, self.weight.new_zeros(()))
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Quantised input and weight. Training stores the range of x, evaluation uses what was stored."""
         if _is_float(self.bits):
             return x, self.weight
         if self.training:
-            low, high = span(x)
-            self.batches += 1
-            newest = (1 / self.batches).clamp(min=self.momentum)  # a plain mean to begin with
-            self.low += newest * (low - self.low)
-            self.high += newest * (high - self.high)
+            low, high = x.detach().aminmax()
+            newest = self.batches.add_(1).reciprocal().clamp_(min=self.momentum)  # to begin with, a plain mean
+            self.low.lerp_(low, newest)
+            self.high.lerp_(high, newest)
         elif self.batches:
             low, high = self.low, self.high
             x = x.clamp(low, high)
         else:
             raise WorkbenchError("a quantised layer has seen no input: train, or call reestimate before evaluating")
-        return nearest(x, low, high, self.bits), quantize_weight(self.weight, self.bits)
+        return nearest(x, _number(low), _number(high), self.bits), quantize_weight(self.weight, self.bits)
 
 
 class QuantConv2d(_Quantized, nn.Conv2d):
