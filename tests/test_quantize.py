@@ -199,6 +199,18 @@ def test_both_backward_products_of_a_linear_layer_see_quantised_operands(shape):
     torch.testing.assert_close(twin.weight.grad, gq.flatten(0, -2).T @ xq.flatten(0, -2))
 
 
+def test_an_in_place_relu_may_follow():
+    grads, x = [], normal(3, 2, 8, 8)
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace), nn.Conv2d(3, 2, 3))
+        twin = quantize(net, generator=generator(0))
+        twin(x).square().sum().backward()
+        grads.append(twin[0].weight.grad)
+    assert torch.equal(*grads)
+    assert grads[0].any()
+
+
 def test_a_network_agrees_with_the_plain_version():
     """All of forward and, with exact errors, backward; rounding differs in the last digit, so nothing is near a tie."""
     net = small_net().double()

@@ -14,7 +14,10 @@ where the low end is zero, as after a ReLU. Gradients pass the rounding straight
 Bits are an int for one model. With a leading axis K (arms x seeds side by side) they are a tensor ``[K]``, one number
 a model; ``[K, n]`` gives every sample of every model its own, still on its model's range (dynamic precision).
 32 bits or more as an int are the identity; as entries of a tensor, the identity up to float rounding.
-NaN and infinity are not hidden: they make the whole range NaN, and the loss with it.
+NaN and infinity are not hidden: all of the tensor becomes NaN, and the loss with it.
+
+Three things differ from the released codes: a step may be smaller than 1e-8 (late errors are), running ranges begin
+as a plain mean and not at zero, and the grid of stochastic rounding is wider by a factor of 1 + 2^-18.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 POOL = 2**20  # distinct random numbers for stochastic rounding on a CPU
 BLOCK = 2**18  # so many of them in a row
-TINY = torch.finfo(torch.float32).tiny
-WIDER = 1 + 2**-18
+WIDER = 1 + 2**-18  # stochastic rounding's grid: the largest entry plus noise stays below the next level, unclamped
+TINY = torch.finfo(torch.float32).tiny  # keeps the step of a constant tensor from being zero
 
 
 def span(x: Tensor, axes: int = 0) -> tuple[Tensor | float, Tensor | float]:
@@ -104,7 +107,7 @@ class _Nearest(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: Tensor | float, high: Tensor | float, bits: Bits) -> Tensor:
-        step = (high - low) / (2.0**bits - 1) + TINY  # a constant tensor has a range of 0
+        step = (high - low) / (2.0**bits - 1) + TINY
         return _values(_levels(x, low, step).round_(), low, step)
 
     @staticmethod
@@ -118,7 +121,7 @@ class _Error(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, bits: Bits, generators: Generators) -> Tensor:
         ctx.bits, ctx.generators = bits, generators
-        return y.view_as(y)
+        return y.detach()  # no view: an in-place ReLU may follow
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -155,7 +158,6 @@ def stochastic(x: Tensor, bits: Bits, generators: Generators = None) -> Tensor:
     if _is_float(bits):
         return x
     low, high, bits = _range_and_bits(x, bits)
-    # On a grid wider by a hair, the largest entry plus noise stays below the next level: no clamp is needed.
     step = WIDER * ((high - low) / (2.0**bits - 1) + TINY)
     level = _levels(x.contiguous(), low, step)
     _add_noise(level, generators)
@@ -301,8 +303,9 @@ def set_bits(model: nn.Module, forward: int, backward: int) -> None:
     layers = _layers(model)
     if not layers:
         raise WorkbenchError("the model has no quantised layer: convert it with quantize() first")
+    for bits in (forward, backward):
+        _is_float(bits)  # refuses less than 1
     for layer in layers:
-        _is_float(forward), _is_float(backward)
         layer.bits, layer.error_bits = forward, backward
 
 

@@ -1,7 +1,8 @@
 """One training step of ResNet-8 (width 16, batch 64, 32x32 inputs): float32, quantised 8/8, and written plainly.
 
-The three take turns in one process, so that a slow minute of the machine falls on all of them. Times are printed
-and stored with the benchmark, never asserted: they differ from machine to machine.
+They take turns in one process, so that a slow minute of the machine falls on all of them; seconds are the processor's
+on this process (run with OMP_NUM_THREADS=1). Times are printed and stored with the benchmark, never asserted: they
+differ from machine to machine.
 """
 
 import copy
@@ -15,26 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench.quantize import quantize
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
-        self.shortcut = nn.Sequential()
-        if stride > 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x):
-        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.shortcut(x))
-
-
-def resnet8(width=16):
-    stem = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    blocks = [Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2)]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10))
+from workbench.resnets import cifar_resnet
 
 
 def step_of(model):
@@ -55,7 +37,7 @@ def models(monkeypatch):
     from oracles.plain_quantizer import PlainConv2d
 
     torch.manual_seed(0)
-    model = resnet8()
+    model = cifar_resnet(8)
     plain = copy.deepcopy(model)
     for module in plain.modules():
         if type(module) is nn.Conv2d:
