@@ -45,6 +45,8 @@ BINS = 24
 """Points of a training curve."""
 TEXT = "licence"
 """The setting of the language model."""
+SHAPES = {"reversed": method.reversed_ramps, "triangle": method.triangle}
+"""Forms of the cycle beside the paper's; shuffled bits are always run."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Config(papers.Config):
 
     ``settings`` of ResNet-8, as "data, wrong labels in percent, epochs, cycles" (the first is the main one);
     ``low``, ``high`` bounds of the cycle, ``error_bits`` of the errors; ``statics`` other constant precisions and
-    ``lows`` other lower bounds (main setting only) for comparison; ``batch`` and ``lr`` of ResNet-8, ``train`` and
+    ``lows`` other lower bounds (main setting only) and ``shapes`` other forms of the cycle for comparison; ``batch`` and ``lr`` of ResNet-8, ``train`` and
     ``test`` digits, ``cifar_*`` its sizes and number of seeds; ``language_*`` of the character LSTM;
     ``range_steps`` a precision and ``range_threshold`` (share of images) of the range test, on ``range_seeds``;
     ``sharpness_size`` relative to the weights, over ``sharpness_directions``; ``line_points`` on ``line_seeds`` and
@@ -67,24 +69,25 @@ class Config(papers.Config):
     high: int = 8
     error_bits: int = 8
     statics: tuple[int, ...] = (6, 5)
-    lows: tuple[int, ...] = (2, 4)
+    lows: tuple[int, ...] = (2,)
+    shapes: tuple[str, ...] = ("reversed",)
     batch: int = 32
     lr: float = 0.1
-    train: int = 200
-    test: int = 1000
+    train: int = 128
+    test: int = 500
     cifar_seeds: int = 5
     cifar_train: int = 3000
     cifar_test: int = 2000
     language_seeds: int = 6
-    language_steps: int = 120
+    language_steps: int = 80
     language_cycles: int = 8
     language_lr: float = 0.02
-    range_seeds: int = 6
+    range_seeds: int = 5
     range_steps: int = 24
     range_threshold: float = 0.2
     sharpness_size: float = 0.25
-    sharpness_directions: int = 3
-    line_points: int = 11
+    sharpness_directions: int = 2
+    line_points: int = 9
     line_seeds: int = 2
     plane_points: int = 7
 
@@ -93,10 +96,14 @@ class Config(papers.Config):
         "full": {
             "seeds": 16,
             "settings": ("digits 20 30 8", "digits 0 30 8", "digits 0 6 4", "cifar10 0 16 8"),
+            "lows": (2, 4),
+            "shapes": ("reversed", "triangle"),
             "train": 400,
+            "test": 1000,
             "language_seeds": 16,
             "language_steps": 320,
             "range_seeds": 16,
+            "sharpness_directions": 3,
             "line_points": 21,
             "line_seeds": 4,
             "plane_points": 21,
@@ -115,6 +122,7 @@ class Config(papers.Config):
         between = all(1 <= b < self.high and b != self.low for b in self.statics)
         self.require("statics", between, f"lie below high ({self.high}), low ({self.low}) is run anyway")
         self.require("lows", all(1 <= b < self.high and b != self.low for b in self.lows), "be others than low")
+        self.require("shapes", set(self.shapes) <= set(SHAPES), f"be among {', '.join(SHAPES)}")
         self.require("train", self.batch <= self.train <= 700, f"lie between batch ({self.batch}) and 700")
         self.require("cifar_train", self.batch <= self.cifar_train, f"be at least batch ({self.batch})")
         self.require("test", 1 <= self.test <= 1000, "lie in 1..1000")
@@ -153,8 +161,7 @@ def schedules(config: Config, steps: int, cycles: int, seeds: Sequence[int], low
         config.static: method.static(steps, high),
         "CPT": bits,
         "shuffled": torch.stack([method.shuffled(bits, generator(seed, "shuffled")) for seed in seeds]),
-        "reversed": method.reversed_ramps(steps, low, high, cycles),
-        "triangle": method.triangle(steps, low, high, cycles),
+        **{shape: SHAPES[shape](steps, low, high, cycles) for shape in config.shapes},
         **{f"static {b}": method.static(steps, b) for b in (*config.statics, low)},
         **{f"CPT {b}-{high}": method.cyclic(steps, b, high, cycles) for b in lows},
     }
@@ -310,8 +317,7 @@ def _contrasts(tables: Mapping[str, pd.DataFrame], config: Config) -> Iterator[t
         f"low_at_{high}": (config.deployed, f"{low} bits throughout, deployed at {high}", ours),
     }
     shapes = {
-        "reversed": ("reversed", "its cycles run backwards", ours),
-        "triangle": ("triangle", "triangles", ours),
+        **{shape: (shape, f"{shape} cycles", ours) for shape in config.shapes},
         **{f"static{b}": (f"static {b}", f"static {b}", ours) for b in config.statics},
     }
     settings = [Setting.read(text) for text in config.settings]
@@ -411,7 +417,7 @@ def _jobs(config: Config) -> list[Any]:
     for text in sorted(config.settings, key=lambda text: Setting.read(text).dataset):  # CIFAR-10 takes longest
         dataset = Setting.read(text).dataset
         seeds = config.seed_list[: config.cifar_seeds] if dataset == "cifar10" else config.seed_list
-        arms = 7 + len(config.statics) + len(config.lows) * (text == config.settings[0])
+        arms = 4 + len(config.statics + config.shapes) + len(config.lows) * (text == config.settings[0])
         size = max(1, SIDE_BY_SIDE[dataset] // arms)
         for at in range(0, len(seeds), size):
             slices = max(0, min(config.line_seeds, size)) if text == config.settings[0] and at == 0 else 0
