@@ -54,12 +54,12 @@ class Config(papers.Config):
     """Parameters of the CPT experiment.
 
     ``settings`` of ResNet-8, as "data, wrong labels in percent, epochs, cycles" (the first is the main one);
-    ``low``, ``high`` bounds of the cycle, ``error_bits`` of the errors; ``statics`` other constant precisions and
-    ``lows`` other lower bounds (main setting only) and ``shapes`` other forms of the cycle for comparison; ``batch`` and ``lr`` of ResNet-8, ``train`` and
-    ``test`` digits, ``cifar_*`` its sizes and number of seeds; ``language_*`` of the character LSTM;
-    ``range_steps`` a precision and ``range_threshold`` (share of images) of the range test, on ``range_seeds``;
-    ``sharpness_size`` relative to the weights, over ``sharpness_directions``; ``line_points`` on ``line_seeds`` and
-    ``plane_points`` a side for slices of the landscape.
+    ``low``, ``high`` bounds of the cycle, ``error_bits`` of the errors; ``statics`` other constant precisions,
+    ``shapes`` other forms of the cycle and ``lows`` other lower bounds (main setting only) for comparison; ``batch``
+    and ``lr`` of ResNet-8, ``train`` and ``test`` digits, ``cifar_*`` its sizes and number of seeds; ``language_*`` of
+    the character LSTM; ``range_steps`` a precision and ``range_threshold`` (share of images) of the range test, on
+    ``range_seeds``; ``sharpness_size`` relative to the weights, over ``sharpness_directions``; ``line_points`` on
+    ``line_seeds`` and ``plane_points`` a side for slices of the landscape.
     """
 
     seed: int = 100
