@@ -34,6 +34,8 @@ FIXED, REVERSED, YOKED, SHUFFLED = "fixed staircase", "PFQ's bits reversed", "yo
 DFQ, DEALT, BOTH = "DFQ", "DFQ's choices dealt at random", "FracTrain"
 SIDE_BY_SIDE = {"digits": 40, "cifar10": 10}
 """Models trained as one: more no longer fits the cache."""
+LOOK = 3
+"""Periods between two looks at the validation images."""
 SHOWN = 60
 """Validation images whose choices are kept for the heat-map."""
 
@@ -53,7 +55,7 @@ class Config(papers.Config):
     seed: int = 100
     datasets: tuple[str, ...] = ("digits",)
     noises: tuple[float, ...] = (0.2,)
-    train: int = 256
+    train: int = 192
     batch: int = 32
     lr: float = 0.1
     epochs: int = 30
@@ -253,7 +255,9 @@ def train_schedules(setting: Setting, config: Config, arms: Mapping[str, Sequenc
         indicators = [Indicator(config.epsilon, config.alpha) if p is None else None for p in plans]
         schedule = Schedule(filled, indicators, [generator(s, "rounding") for s in seeds])
         start = setting.net.init([generator(s, "start") for s in seeds])
-        run = method.fit(setting.net, start, setting.task().take(models), schedule, steps, config.lr, setting.period, 2)
+        run = method.fit(
+            setting.net, start, setting.task().take(models), schedule, steps, config.lr, setting.period, LOOK
+        )
         parts.append(_arm_rows(run, [(arm, setting.seeds[at]) for arm, at in some], setting.labels))
         bits |= {name: schedule.bits[k] for k, name in enumerate(some)}
     return _merged(parts) | {"bits": {arm: [bits[arm, at] for at in range(len(setting.seeds))] for arm in arms}}
@@ -328,7 +332,7 @@ def gated(setting: Setting, config: Config) -> dict[str, Any]:
         )
         start = net.init([generator(s, "start") for s in seeds])
         task, steps = setting.task().take(models), setting.steps[1]
-        run = method.fit(net, start, task, policy, steps, config.lr, setting.period, 2)
+        run = method.fit(net, start, task, policy, steps, config.lr, setting.period, LOOK)
         names = [(g[0], setting.seeds[at]) for g, at in zip((*mine, *dealt, *constant), models, strict=True)]
         part: dict[str, Any] = _arm_rows(run, names, setting.labels)
         part["shares"] = _shares(run, names[: len(mine)], setting.labels)
@@ -450,7 +454,7 @@ def adaptation(config: Config) -> dict[str, Any]:
             CHOICES,
         )
         copies = {name: p[models] for name, p in start.items()}
-        run = method.fit(net, copies, after.take(models), policy, steps, config.lr, period, 2)
+        run = method.fit(net, copies, after.take(models), policy, steps, config.lr, period, LOOK)
         names = [(arm, seed) for arm in arms for seed in seeds]
         rows += _arm_rows(run, names, {"change": change})["arms"]
         rows += [
