@@ -411,6 +411,11 @@ def _printed_rows(scale: str) -> list[dict[str, Any]]:
     return rows + [claim.row(None, scale) for claim in claims_from(cells, "measured", above()).values()]
 
 
+def _shares(seeds: list[int], most: int) -> list[list[int]]:
+    """The seeds in parts of nearly equal size, none larger than ``most``, if possible."""
+    return [part.tolist() for part in np.array_split(seeds, -(-len(seeds) // max(1, most)))]
+
+
 def _jobs(config: Config) -> list[Any]:
     """The parts, the longest first."""
     jobs = []
@@ -418,12 +423,11 @@ def _jobs(config: Config) -> list[Any]:
         dataset = Setting.read(text).dataset
         seeds = config.seed_list[: config.cifar_seeds] if dataset == "cifar10" else config.seed_list
         arms = 4 + len(config.statics + config.shapes) + len(config.lows) * (text == config.settings[0])
-        size = max(1, SIDE_BY_SIDE[dataset] // arms)
-        for at in range(0, len(seeds), size):
-            slices = max(0, min(config.line_seeds, size)) if text == config.settings[0] and at == 0 else 0
-            jobs.append(delayed(_alone)(vision_part, text, seeds[at : at + size], slices, config))
-    seeds = config.seed_list[: config.language_seeds]
-    jobs += [delayed(_alone)(language_part, seeds[at : at + 4], config) for at in range(0, len(seeds), 4)]
+        for part in _shares(seeds, SIDE_BY_SIDE[dataset] // arms):
+            slices = config.line_seeds if text == config.settings[0] and part[0] == config.seed else 0
+            jobs.append(delayed(_alone)(vision_part, text, part, slices, config))
+    for part in _shares(config.seed_list[: config.language_seeds], 4):
+        jobs.append(delayed(_alone)(language_part, part, config))
     return jobs + [delayed(_alone)(range_part, fresh, config) for fresh in (False, True)]
 
 

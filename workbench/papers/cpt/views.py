@@ -39,7 +39,10 @@ STYLES = {
     "triangle": ("purple", "^", "-."),
 }
 """Colour, marker and line of the arms that cycle; static ones take what is left."""
-OTHERS = (("black", "D", "-"), ("green", "v", ":"), ("sky", "P", ":"), ("yellow", "X", "--"), ("black", "+", ":"))
+OTHERS = (
+    ("black", "D", "-"), ("green", "v", ":"), ("sky", "P", ":"), ("purple", "X", "--"), ("black", "*", ":"),
+    ("yellow", "p", "--"), ("green", "h", "-."), ("sky", "d", "-."), ("purple", ">", ":"),
+)  # fmt: skip
 
 
 def means(table: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
@@ -52,10 +55,13 @@ def means(table: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     return table.groupby(by, sort=False)[["seed", column]].apply(summarise).reset_index()
 
 
-def _style(arms: list[str]) -> dict[str, dict[str, Any]]:
-    rest = iter(3 * OTHERS)
-    found = {arm: STYLES[arm] if arm in STYLES else next(rest) for arm in arms}
-    return {arm: {"color": COLOURS[c], "marker": m, "linestyle": line} for arm, (c, m, line) in found.items()}
+def _style(result: Result) -> dict[str, dict[str, Any]]:
+    """Of every arm that was run, the same in all figures."""
+    rest, found = iter(3 * OTHERS), {}
+    for arm in result.tables["trained"]["arm"].unique():
+        colour, marker, line = STYLES[arm] if arm in STYLES else next(rest)
+        found[arm] = {"color": COLOURS[colour], "marker": marker, "linestyle": line}
+    return found
 
 
 def _settings(result: Result) -> dict[str, tuple[str, str]]:
@@ -84,12 +90,12 @@ def schedules(result: Result) -> Image:
     low, high, g = (result.parameters[name] for name in ("low", "high", "error_bits"))
     shown, rows = 4 * ITERATIONS // CYCLES, []
     drawn, (left, right) = figure(9, 3.4, ncols=2)
-    style = _style([*SHAPES])
+    style = {shape: STYLES.get(shape, OTHERS[0]) for shape in SHAPES}
     full = ITERATIONS * (high * high + 2 * high * g)
     for shape, schedule in SHAPES.items():
         bits = schedule(ITERATIONS, low, high, CYCLES).double()
         used = 100 * (bits * bits + 2 * bits * g).cumsum(0) / full
-        line = {key: style[shape][key] for key in ("color", "linestyle")}
+        line = {"color": COLOURS[style[shape][0]], "linestyle": style[shape][2]}
         if shape != "shuffled":
             left.plot(bits[:shown], label=shape, **line)
         else:
@@ -132,7 +138,7 @@ def contrasts(result: Result) -> Image:
     for setting, ax in panels:
         wide = trained[trained["setting"] == setting].pivot(index="seed", columns="arm", values="test_loss")
         order = [arm for arm in trained["arm"].unique() if arm in wide and arm != static]
-        style = _style(order)
+        style = _style(result)
         for y, arm in enumerate(order):
             found = interval((wide[arm] - wide[static]).tolist())
             marks = {key: style[arm][key] for key in ("color", "marker")}
@@ -155,7 +161,7 @@ def costs(result: Result) -> Image:
         own = trained[trained["setting"] == setting]
         table = means(own, ["setting", "arm"], column).rename(columns={column: "value"})
         table = table.merge(own.groupby("arm")["cost"].mean().reset_index())
-        style = _style([*table["arm"]])
+        style = _style(result)
         for row in table.itertuples():
             marks = {key: style[row.arm][key] for key in ("color", "marker")}
             ax.errorbar(row.cost, row.value, row.half, capsize=2, linestyle="none", label=row.arm, **marks)
@@ -173,7 +179,7 @@ def curves(result: Result) -> Image:
     drawn, panels = _panels(result, 3.3, 3.4)
     for setting, ax in panels:
         own = table[table["setting"] == setting]
-        style = _style([*own["arm"].unique()])
+        style = _style(result)
         for arm, line in own.groupby("arm", sort=False):
             plain = {key: style[arm][key] for key in ("color", "linestyle")}
             ax.plot(line["step"], line["loss"], label=arm, linewidth=1.2, **plain)
@@ -202,7 +208,7 @@ def line(result: Result) -> Image:
     """Training loss along a filter-normalised random line, a thin curve a seed."""
     table, drawn_at = result.tables["line"], {}
     drawn, (ax, near) = figure(9, 3.6, ncols=2)
-    style = _style([*table["arm"].unique()])
+    style = _style(result)
     for arm, rows in table.groupby("arm", sort=False):
         plain = {key: style[arm][key] for key in ("color", "linestyle")}
         wide = rows.pivot(index="at", columns="seed", values="loss")
@@ -382,7 +388,8 @@ def explore_schedules() -> Explorer:
             ),
         ],
         describe=f"{{shape}}, {{low}} (in effect {{start:d}}) to {{high}}, {{cycles}} cycles in {ITERATIONS:,} "
-        "iterations, errors of {error_bits}: {saving:.2f} % of the BitOps are saved. The paper prints: {printed}. Its tables hold "
+        "iterations, errors of {error_bits}: {saving:.2f} % of the BitOps are saved. The paper prints: {printed}. "
+        "Its tables hold "
         "3-8/8, 3-6/6, 4-8/8, 4-6/6, 5-8/8, 4-6/8 and 5-6/8 (bounds/errors) with 32 cycles.",
     )  # fmt: skip
 
