@@ -302,14 +302,13 @@ def schedule(K: int, steps: int, indicators) -> Schedule:
 
 def test_slices_train_as_if_alone():
     net, start = ResNet8(1, 4), ResNet8(1, 4).init(streams(3, "start"))
-    both = method.fit(net, start, toy(3), schedule(3, 4, [Indicator(0.15, 0.4), None, None]), 4, 0.05, 4, 1)
+    both = method.fit(net, start, toy(3), schedule(3, 4, [Indicator(0.15, 0.4), None, None]), 4, 0.05, 1, 1)
     policy = Schedule(torch.full((1, 4, 2), 8), [None], [generator(1, "rounding")])
-    alone = method.fit(net, {name: p[1:2] for name, p in start.items()}, toy(3).take([1]), policy, 4, 0.05, 4, 1)
-    assert torch.allclose(both.loss[1], alone.loss[0], atol=1e-4)
-    # Sums in another order may move a number to the next level, no more.
-    moved = (both.parameters["head.weight"] - start["head.weight"]).abs().mean((1, 2))
-    apart = (both.parameters["head.weight"][1] - alone.parameters["head.weight"][0]).abs().mean()
-    assert apart < 0.01 * moved[1]
+    alone = method.fit(net, {name: p[1:2] for name, p in start.items()}, toy(3).take([1]), policy, 4, 0.05, 1, 1)
+    assert torch.allclose(both.loss[1, :1], alone.loss[0, :1], atol=1e-5)
+    # Later a sum in another order may move a number to the next level: far less than seeds differ.
+    seeds_differ = (both.loss[0] - both.loss[1]).abs()
+    assert (both.loss[1] - alone.loss[0]).abs().mean() < 0.05 * seeds_differ.mean()
     assert torch.equal(start["head.weight"], ResNet8(1, 4).init(streams(3, "start"))["head.weight"])
 
 

@@ -444,9 +444,15 @@ def adaptation(config: Config) -> dict[str, Any]:
         )
         start = net.init([generator(s, "start") for s in seeds])
         first = method.fit(net, start, before, highest, steps, config.lr, period, config.adapt_epochs)
-        _, unchanged, _ = method.evaluate(net, first.parameters, after, highest, after.test, after.test_y, method.CHUNK)
         start = first.parameters
-        if change == "fine-tuning":
+        if change == "adaptation":
+            _, hits, _ = method.evaluate(net, start, after, highest, after.test, after.test_y, method.CHUNK)
+            untouched = {"change": change, "arm": "before", "cp": 0.0}
+            rows += [
+                untouched | {"seed": s, "accuracy": 100 * float(hit.float().mean())}
+                for s, hit in zip(seeds, hits, strict=True)
+            ]
+        else:
             start = start | net.head([generator(s, "new head") for s in seeds])
         arms, fixed = [BOTH, HIGHEST, LOWEST], torch.tensor([len(CHOICES) - 1, 0])
         models = [*range(S)] * len(arms)
@@ -464,10 +470,6 @@ def adaptation(config: Config) -> dict[str, Any]:
         run = method.fit(net, copies, after.take(models), policy, steps, config.lr, period, LOOK)
         names = [(arm, seed) for arm in arms for seed in seeds]
         rows += _arm_rows(run, names, {"change": change})["arms"]
-        rows += [
-            {"change": change, "arm": "before", "seed": s, "cp": 0.0, "accuracy": 100 * float(hit.float().mean())}
-            for s, hit in zip(seeds, unchanged, strict=True)
-        ]
     return {"adaptation": rows}
 
 

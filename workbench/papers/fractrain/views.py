@@ -33,7 +33,7 @@ from workbench.papers.fractrain.nets import BLOCKS
 SCHEDULES = (PFQ, STATIC, EQUAL, CHEAP, FIXED, REVERSED, YOKED, SHUFFLED)
 EPSILONS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
-MARKS = "osD^vPX*<>hd"
+MARKS = "osD^v"
 
 
 def means(table: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def staircases(result: Result) -> Image:
             column[1].plot(one["period"], found["difference"], **style)
             column[2].plot(one["period"], found["bits"] + 0.04 * shift, drawstyle="steps-post", **style)
             if not shift:
-                style = {"color": COLOURS["vermilion"], "linestyle": "--", "label": "threshold, first seed"}
+                style = {"color": COLOURS["vermilion"], "drawstyle": "steps-mid", "label": "threshold, first seed"}
                 column[1].plot(one["period"], found["threshold"], **style)
             labels = {"dataset": setting[0], "noise": setting[1], "seed": seed, "period": one["period"]}
             rows.append(pd.DataFrame({**labels, "loss": one["loss"].to_numpy(), **found}))
@@ -98,26 +98,30 @@ def staircases(result: Result) -> Image:
 
 
 def accuracy_and_cost(result: Result) -> Image:
-    """Test loss and accuracy of every arm against what its training costs."""
-    by, arms = ["dataset", "noise", "arm"], _arms(result)
-    table = means(arms, by, "accuracy").rename(columns={"half": "accuracy_half"})
-    table = table.merge(means(arms, by, "test_loss").rename(columns={"half": "test_loss_half"}))
-    table = table.merge(means(arms, by, "cp").rename(columns={"half": "cp_half"}))
-    settings = _settings(result)
-    drawn, axes = figure(8.6, 3.6 * len(settings) + 1.4, nrows=len(settings), ncols=2, squeeze=False)
-    for setting, line in zip(settings, axes, strict=True):
-        rows = _of(table, setting)
-        for ax, column, label in zip(line, ("test_loss", "accuracy"), ("test loss", "test accuracy (%)"), strict=True):
-            for mark, one in enumerate(rows.itertuples()):
-                y, half = getattr(one, column), getattr(one, f"{column}_half")
-                schedule = one.arm in SCHEDULES
-                style = {"fmt": MARKS[mark % len(MARKS)], "mfc": "none" if schedule else None, "capsize": 2}
-                ax.errorbar(one.cp, y, half, one.cp_half, label=one.arm, markersize=5, linewidth=1, **style)
-            ax.set(xlabel="mean cp, % of training in 32 bits", ylabel=label, title=_title(setting))
-            ax.title.set_size(9)
-    drawn.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
-    tolerance = {name: f"{name}_half" for name in ("accuracy", "test_loss", "cp")}
-    return save(drawn, table, "accuracy_and_cost", result, tolerance | {half: half for half in tolerance.values()})
+    """Cost, test loss and accuracy of every arm; arms of one kind of network are compared, not the two kinds."""
+    arms, columns = _arms(result), {"cp": "mean cp (%)", "test_loss": "test loss", "accuracy": "test accuracy (%)"}
+    table = pd.concat(
+        [
+            means(arms, ["dataset", "noise", "arm"], name).rename(columns={name: "mean"}).assign(measure=name)
+            for name in columns
+        ]
+    )
+    settings, names = _settings(result), list(dict.fromkeys(arms["arm"]))
+    names.sort(key=lambda arm: arm not in SCHEDULES)
+    drawn, axes = figure(9, 1 + 0.27 * len(names), ncols=3, sharey=True)
+    for ax, (measure, label) in zip(axes, columns.items(), strict=True):
+        for shift, setting in enumerate(settings):
+            rows = _of(table[table["measure"] == measure], setting).set_index("arm").reindex(names)
+            y = np.arange(len(names)) + 0.5 * ((shift + 0.5) / len(settings) - 0.5)
+            ax.errorbar(
+                rows["mean"], y, xerr=rows["half"], fmt=MARKS[shift], markersize=4, capsize=2, label=_title(setting)
+            )
+        ax.axhline(sum(arm in SCHEDULES for arm in names) - 0.5, color="black", linewidth=0.8)
+        ax.set_xlabel(label)
+    axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0].invert_yaxis()
+    drawn.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
+    return save(drawn, table, "accuracy_and_cost", result, {"mean": "half", "half": "half"})
 
 
 def contrasts(result: Result) -> Image:
@@ -200,7 +204,7 @@ def adaptation(result: Result) -> Image:
         for mark, row in zip(MARKS, one.itertuples(), strict=False):
             ax.errorbar(row.cp, row.accuracy, row.half, fmt=mark, capsize=3, label=row.arm)
         ax.set(title=change, xlabel="mean cp after the change, %", ylabel="test accuracy (%)")
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=8, loc="lower right")
     tolerance = {"accuracy": "half", "half": "half", "cp": 1.0}
     return save(drawn, table, "adaptation", result, tolerance)
 
@@ -227,7 +231,7 @@ def printed_costs(result: Result) -> Image:
     right.set_yticks(y, improvements["id"].str.removeprefix("fractrain."), fontsize=7)
     right.invert_yaxis()
     right.set(xlabel="saved (%)", title="improvements")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower left")
     return save(drawn, table, "printed_costs", result)
 
 
