@@ -364,8 +364,8 @@ def test_controls_cost_what_pfq_costs(result):
         assert arms[control].tolist() == pytest.approx(arms[PFQ].tolist())
     assert arms[experiment.YOKED].mean() == pytest.approx(arms[PFQ].mean())
     assert arms[STATIC].tolist() == [6.25, 6.25]
-    costs = {bits: cost.cp(bits, bits, 8) for bits in range(2, 9)}
-    nearest_cost = min(costs.values(), key=lambda c: abs(c - arms[PFQ].mean()))
+    costs = [cost.cp(bits, bits, errors) for bits in range(2, 9) for errors in (6, 8)]
+    nearest_cost = min(costs, key=lambda c: abs(c - arms[PFQ].mean()))
     assert arms[experiment.EQUAL].tolist() == pytest.approx([nearest_cost] * 2)
     dealt = arms["DFQ's choices dealt at random 2.6"]
     assert dealt.tolist() == pytest.approx(arms["DFQ 2.6"].tolist(), rel=1e-5)

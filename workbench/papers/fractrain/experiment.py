@@ -34,7 +34,7 @@ FIXED, REVERSED, YOKED, SHUFFLED = "fixed staircase", "PFQ's bits reversed", "yo
 DFQ, DEALT, BOTH = "DFQ", "DFQ's choices dealt at random", "FracTrain"
 SIDE_BY_SIDE = {"digits": 40, "cifar10": 10}
 """Models trained as one: more no longer fits the cache."""
-LOOK = 4
+LOOK = 5
 """Periods between two looks at the validation images."""
 SHOWN = 60
 """Validation images whose choices are kept for the heat-map."""
@@ -49,24 +49,24 @@ class Config(papers.Config):
     ``gate_epochs`` of gates'. The indicator looks once an epoch (CIFAR-10: every ``cifar_period`` steps) with
     ``epsilon`` and ``alpha``. ``weight_bits`` where gates choose the rest; ``targets`` of DFQ's cp (percent),
     ``progressive`` those that FracTrain passes through, ``played`` those of one seed for the explorer.
-    ``adapt_epochs`` of training after a change of the task.
+    ``adapt_epochs`` of training after a change of the task. Settings were tried on seeds below 200.
     """
 
-    seed: int = 100
+    seed: int = 200
     datasets: tuple[str, ...] = ("digits",)
     noises: tuple[float, ...] = (0.2,)
-    train: int = 192
+    train: int = 160
     batch: int = 32
     lr: float = 0.1
-    epochs: int = 24
-    gate_epochs: int = 20
+    epochs: int = 30
+    gate_epochs: int = 24
     epsilon: float = 0.15
     alpha: float = 0.4
     weight_bits: int = 4
     targets: tuple[float, ...] = (2.6,)
     progressive: tuple[float, ...] = (1.8, 2.1, 2.4, 2.6)
     played: tuple[float, ...] = (1.8, 2.2, 3.0, 4.0)
-    adapt_epochs: int = 16
+    adapt_epochs: int = 24
     cifar_seeds: int = 5
     cifar_noises: tuple[float, ...] = (0.0,)
     cifar_train: int = 3200
@@ -82,9 +82,6 @@ class Config(papers.Config):
             "noises": (0.0, 0.2),
             "seeds": 16,
             "train": 384,
-            "epochs": 30,
-            "gate_epochs": 24,
-            "adapt_epochs": 24,
             "targets": (2.1, 2.6),
         },
     }
@@ -266,7 +263,7 @@ def train_schedules(setting: Setting, config: Config, arms: Mapping[str, Sequenc
     return _merged(parts) | {"bits": {arm: [bits[arm, at] for at in range(len(setting.seeds))] for arm in arms}}
 
 
-def _constant(setting: Setting, bits: int, error_bits: int = 8) -> list[Tensor]:
+def _constant(setting: Setting, bits: int, error_bits: int) -> list[Tensor]:
     return [torch.tensor([bits, error_bits]).expand(setting.steps[0], 2)] * len(setting.seeds)
 
 
@@ -276,8 +273,8 @@ def first_arms(setting: Setting, config: Config) -> dict[str, Any]:
     quarters = torch.tensor(STAGES)[torch.arange(steps) * len(STAGES) // steps]
     arms = {
         PFQ: [None] * len(setting.seeds),
-        STATIC: _constant(setting, 8),
-        CHEAP: _constant(setting, 3),
+        STATIC: _constant(setting, 8, 8),
+        CHEAP: _constant(setting, 3, 8),
         FIXED: [quarters] * len(setting.seeds),
     }
     return train_schedules(setting, config, arms)
@@ -286,7 +283,8 @@ def first_arms(setting: Setting, config: Config) -> dict[str, Any]:
 def control_arms(setting: Setting, config: Config, pfq: Sequence[Tensor]) -> dict[str, Any]:
     """Controls at PFQ's cost: its bits backwards, in random order and from the next seed, and the nearest static."""
     spent = torch.stack([cost.cp(b[:, 0], b[:, 0], b[:, 1]).mean() for b in pfq]).mean()
-    nearest = min(range(2, 9), key=lambda bits: abs(cost.cp(bits, bits, 8) - float(spent)))
+    candidates = [(bits, errors) for bits in range(2, 9) for errors in (6, 8)]
+    nearest = min(candidates, key=lambda choice: abs(cost.cp(choice[0], *choice) - float(spent)))
     orders = [
         torch.randperm(len(b), generator=generator(s, "shuffle")) for b, s in zip(pfq, setting.seeds, strict=True)
     ]
@@ -294,7 +292,7 @@ def control_arms(setting: Setting, config: Config, pfq: Sequence[Tensor]) -> dic
         REVERSED: [b.flip(0) for b in pfq],
         SHUFFLED: [b[order] for b, order in zip(pfq, orders, strict=True)],
         YOKED: [*pfq[1:], pfq[0]],
-        EQUAL: _constant(setting, nearest),
+        EQUAL: _constant(setting, *nearest),
     }
     return train_schedules(setting, config, arms)
 

@@ -199,10 +199,12 @@ def adaptation(result: Result) -> Image:
     rows = result.tables["adaptation"]
     table = means(rows, ["change", "arm"], "accuracy")
     table = table.merge(rows.groupby(["change", "arm"], sort=False)["cp"].mean().reset_index())
+    arms = list(dict.fromkeys(table["arm"]))
     drawn, axes = figure(8, 3.4, ncols=2)
     for (change, one), ax in zip(table.groupby("change", sort=False), axes, strict=True):
-        for mark, row in zip(MARKS, one.itertuples(), strict=False):
-            ax.errorbar(row.cp, row.accuracy, row.half, fmt=mark, capsize=3, label=row.arm)
+        for row in one.itertuples():
+            at = arms.index(row.arm)
+            ax.errorbar(row.cp, row.accuracy, row.half, fmt=MARKS[at], color=f"C{at}", capsize=3, label=row.arm)
         ax.set(title=change, xlabel="mean cp after the change, %", ylabel="test accuracy (%)")
     axes[0].legend(fontsize=8, loc="lower right")
     tolerance = {"accuracy": "half", "half": "half", "cp": 1.0}
@@ -221,6 +223,7 @@ def printed_costs(result: Result) -> Image:
         left.loglog(rows["published"], rows["analytic"], mark, label=net)
     ends = [cifar["published"].min(), cifar["analytic"].max()]
     left.plot(ends, ends, color="black", linewidth=1)
+    left.xaxis.set_minor_formatter("")
     left.set(
         xlabel="printed (32-bit MACs)", ylabel="64,000 iterations of 128 images", title="CIFAR: all iterations counted"
     )
@@ -231,7 +234,7 @@ def printed_costs(result: Result) -> Image:
     right.set_yticks(y, improvements["id"].str.removeprefix("fractrain."), fontsize=7)
     right.invert_yaxis()
     right.set(xlabel="saved (%)", title="improvements")
-    right.legend(fontsize=8, loc="lower left")
+    drawn.legend(*right.get_legend_handles_labels(), fontsize=8, loc="outside lower right", ncols=2)
     return save(drawn, table, "printed_costs", result)
 
 
