@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
@@ -641,15 +642,14 @@ def _switches(losses: pd.DataFrame, config: Config) -> pd.DataFrame:
 def run(config: Config) -> Result:
     """Run everything the notebook shows, in two processes: first what stands alone, then what needs PFQ's bits."""
     settings = config.settings
-    jobs = [delayed(_alone)(part, setting, config) for part in (first_arms, gated) for setting in settings]
+    order = settings[::-1]  # the longest job begins
+    jobs = [delayed(_alone)(part, setting, config) for part in (gated, first_arms) for setting in order]
     with Parallel(n_jobs=2) as parallel:
         parts = parallel(jobs)
-        pfq = [part.pop("bits")[PFQ] for part in parts[: len(settings)]]
-        jobs = [
-            delayed(_alone)(control_arms, *pair, bits)
-            for pair, bits in zip([(s, config) for s in settings], pfq, strict=True)
-        ]
-        parts += parallel([*jobs, delayed(_alone)(adaptation, config)])
+        pfq = [part.pop("bits")[PFQ] for part in parts[len(order) :]]
+        jobs = [delayed(_alone)(control_arms, *each) for each in zip(order, repeat(config), pfq)]
+        controls = parallel([*jobs, delayed(_alone)(adaptation, config)])
+    parts = [*parts[::-1], *controls[::-1]]
     merged = _merged([{name: rows for name, rows in part.items() if name != "bits"} for part in parts])
     choices = merged.pop("choices")
     tables = {name: pd.DataFrame(rows) for name, rows in merged.items()}

@@ -357,7 +357,7 @@ class Run:
     Attributes:
         parameters: after training.
         cp: of every training step, percent ``[K, steps]``.
-        loss: mean training loss of every period ``[K, periods]``.
+        loss: mean cross-entropy of every training period ``[K, periods]``.
         looks, validation: steps, and accuracy ``[K, looks]`` after them on the validation images.
         choices: what gates chose for the validation images ``[looks, blocks, K, m]``; of schedules, no blocks.
         test_losses, hits: on the test images after training ``[K, t]``.
@@ -431,15 +431,17 @@ def fit(net: ResNet8, start: Parameters, task: Task, policy: Any, steps: int, lr
         logits = net.logits(parameters, x, precision)
         cp = policy.cost(precision)
         cps.append(cp.detach())
-        found = F.cross_entropy(logits.mT, y, reduction="none").mean(1) + policy.penalty(cp)
-        losses.append(found.detach())
-        return found
+        entropy = F.cross_entropy(logits.mT, y, reduction="none").mean(1)
+        whole = entropy + policy.penalty(cp)
+        losses.append(torch.stack([entropy, whole]).detach())
+        return whole
 
     def after(step: int) -> None:
         if (step + 1) % period:
             return
-        periods.append(torch.stack(losses[-period:]).mean(0))
-        policy.see(periods[-1])
+        entropy, whole = torch.stack(losses[-period:]).mean(0)
+        periods.append(entropy)
+        policy.see(whole)  # with the cost's part, as in the code
         if len(periods) % look == 0 or step + 1 == steps:
             looks.append(step + 1)
             _, hits, chosen = evaluate(net, parameters, task, policy, task.val, task.val_y, 4 * task.batch)
