@@ -15,7 +15,7 @@ from workbench.papers.fractrain import cost, experiment, method, views
 from workbench.papers.fractrain.experiment import BOTH, CHOICES, PFQ, STATIC, Config
 from workbench.papers.fractrain.method import Gates, Indicator, Schedule, Task
 from workbench.papers.fractrain.nets import BLOCKS, ResNet8, Uniform
-from workbench.quantize import nearest, quantize, quantize_activation, span
+from workbench.quantize import nearest, quantize, quantize_activation, reestimate, span
 from workbench.training import generator
 
 NONE = torch.empty(0, dtype=torch.long)
@@ -124,6 +124,19 @@ def test_each_slice_is_the_quantised_cifar_resnet_forward_and_backward():
         assert torch.allclose(grad, last.weight.grad, rtol=1e-3, atol=1e-3 * float(grad.abs().max()))
 
 
+def test_evaluation_is_the_quantised_cifar_resnets_beyond_the_range_too():
+    net, K = ResNet8(1, 4), 2
+    parameters, bits = net.init(streams(K, "start")), torch.tensor([4, 8])
+    x, kept = torch.randn(20, K, 1, 8, 8, generator=generator("x")), {}
+    uniform = Uniform(bits, bits, streams(K))
+    net.logits(parameters, x, uniform, kept)
+    logits = net.logits(parameters, 4 * x[:5], uniform, kept)
+    for k in range(K):
+        twin = quantize(as_torch(net, parameters, k), bits=int(bits[k]))
+        reestimate(twin, [x[:, k]])
+        assert torch.allclose(logits[k], twin.eval()(4 * x[:5, k]), atol=1e-4)
+
+
 def test_evaluation_uses_the_statistics_that_were_kept_and_no_others():
     net, K = ResNet8(1, 4), 2
     parameters, uniform = net.init(streams(K, "start")), Uniform(torch.full((K,), 8), torch.full((K,), 8), streams(K))
@@ -186,7 +199,7 @@ def test_masks_are_one_hot_and_cost_is_theirs():
 
 
 def test_the_gate_is_torchs_lstm_behind_two_linear_layers():
-    gates = some_gates(2)
+    gates = decisive(2)
     decision, p = gates.at(0, 5), gates.parameters
     inputs = [torch.randn(2, 5, c, 4, 4, generator=generator("x", b)) for b, c in enumerate((4, 4, 8))]
     for block, x in enumerate(inputs):
@@ -203,6 +216,7 @@ def test_the_gate_is_torchs_lstm_behind_two_linear_layers():
                 h = F.linear(h if name.endswith("pool") else h.relu(), p[f"{name}.weight"][k], p[f"{name}.bias"][k, 0])
             embedded.append(h)
         hidden, _ = lstm(torch.stack(embedded))
+        assert torch.allclose(decision.state[0][k], hidden[-1], atol=1e-5)
         logits = F.linear(hidden, p["gate.choice.weight"][k], p["gate.choice.bias"][k, 0])
         assert torch.equal(torch.stack([m[k] for m in decision.masks]).argmax(-1), logits.argmax(-1))
 
