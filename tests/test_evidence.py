@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from workbench.evidence import (
     equals,
     inside,
     interval,
+    means,
     not_worse,
 )
 
@@ -251,3 +253,12 @@ def test_claims_from_the_table_carry_its_numbers():
     one = claims["gebt.table2.cora.gcn"]
     assert (one.published, one.unit, one.source, one.verified) == (77.95, "MFLOPs", "GEBT Table 2", True)
     assert json.loads(json.dumps(one.row(77.95, "quick")))["verdict"] == REPRODUCED
+
+
+def test_means_by_group_leave_out_what_gave_no_value():
+    table = pd.DataFrame({"arm": list("aaabbb"), "seed": [0, 1, 2] * 2, "x": [1.0, 2.0, 3.0, 5.0, np.nan, np.nan]})
+    found = means(table, ["arm"], "x").set_index("arm")
+    expected = interval([1.0, 2.0, 3.0])
+    assert found.loc["a"].tolist() == [expected.mean, expected.half_width, 3]
+    assert found.loc["b"].isna().tolist() == [True, True, False], "one value has no spread"
+    assert found.loc["b", "n"] == 1

@@ -67,6 +67,36 @@ def merged_by_pruning(out, norms, drop, keep):
     return merged[:, [u for u in range(len(norms)) if u != drop]]
 
 
+def quantised_by_looking(x, bits):
+    levels = np.linspace(float(x.min()), float(x.max()), 2**bits)
+    return levels[np.abs(x.numpy()[:, None] - levels).argmin(1)]
+
+
+def schedule_in_loops(steps, low, high, cycles):
+    length = steps // cycles
+    return [round(low + (high - low) * (1 - math.cos(math.pi * (t % length) / length)) / 2) for t in range(steps)]
+
+
+def stages_in_words(losses, epsilon, alpha):
+    found, since, switches = [], 0, 0
+    for t in range(len(losses)):
+        found.append(switches)
+        scale = np.mean(losses[: min(t + 1, 10)])
+        last = losses[max(since, t - 4) : t + 1]
+        if switches < 3 and len(last) == 5 and max(abs(np.array(last) - losses[t])) / scale <= epsilon:
+            switches, since = switches + 1, t + 1
+            epsilon *= alpha if switches < 3 else 1
+    return found
+
+
+def straight_through_by_autograd(p, g):
+    logits = p.log().requires_grad_()
+    soft = logits.softmax(-1)
+    hard = torch.nn.functional.one_hot(soft.argmax(-1), p.shape[1]) + soft - soft.detach()
+    (hard * g).sum().backward()
+    return logits.grad
+
+
 RIGHT = {
     "start.paired": [np.mean(np.subtract(WITH, WITHOUT)), 0.5],
     "early_bird.detector": [8, detector_epoch()],
@@ -76,6 +106,12 @@ RIGHT = {
         lambda a, b: early_bird.pairwise_distance(torch.stack([a, b]))[0, 1],
     ],
     "gebt.draw": [draw_last_of_the_tied, lambda w, p: method.draw_edges(w[None], p, ties=[3])[0]],
+    "cpt.saving": [100 * (1 - (6 * 6 + 2 * 6 * 8) / (3 * 64)), 31.2],
+    "cpt.quantise": [quantised_by_looking],
+    "cpt.schedule": [schedule_in_loops],
+    "fractrain.cp": [100 * (6 * 4 + 6 * 8 + 4 * 8) / (3 * 32**2)],
+    "fractrain.stages": [stages_in_words],
+    "fractrain.straight_through": [straight_through_by_autograd],
     "spline.regions": [len(partition(truths.lines(7, 1.0), 20 * np.array(SQUARE)).maps)],
     "spline.distance": [
         lambda w, b, rho: spline.distance(w[None], b[None], rho)[0],

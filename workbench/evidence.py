@@ -84,6 +84,16 @@ def interval_or_none(samples: pd.Series) -> Interval:
     return interval(values) if np.isfinite(values).sum() >= 2 else Interval(math.nan, math.nan, math.nan, values)
 
 
+def means(table: pd.DataFrame, by: list[str], column: str = "accuracy") -> pd.DataFrame:
+    """Mean of ``column`` with 95 % half width over seeds, by groups; n counts the seeds that gave a value."""
+
+    def summarise(values: pd.Series) -> pd.Series:
+        known = interval_or_none(values)
+        return pd.Series({column: known.mean, "half": known.half_width, "n": float(np.isfinite(known.samples).sum())})
+
+    return table.groupby(by, sort=False)[column].apply(summarise).unstack().reset_index()
+
+
 # --- rules: evidence to verdict ------------------------------------------------------------------------------
 
 Rule = Callable[[Interval, float | None], str]

@@ -7,11 +7,15 @@ the mistake. A reader's answer that gives what a known wrong one gives gets its 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from workbench.papers.cpt import method as cpt
+from workbench.papers.fractrain import cost as fractrain_cost
+from workbench.papers.fractrain import method as fractrain
 from workbench.papers.gebt import cost
 from workbench.papers.spline import method as spline
 
@@ -290,5 +294,171 @@ EXERCISES |= {
             (lambda *arguments: _merged(*arguments, lambda drop, keep: keep / drop), "the ratio is upside down."),
         ],
         [(OUT, NORMS, 0, 1), (OUT, NORMS, 2, 0)],
+    ),
+}
+
+# --- cyclic precision --------------------------------------------------------------------------------------
+
+SIGNED = torch.tensor([-1.0, -0.62, -0.1, 0.0, 0.33, 0.8, 1.4])
+POSITIVE = torch.tensor([0.0, 0.05, 0.4, 0.77, 1.3])
+
+
+def _rounded(x: Tensor, low: Tensor, step: Tensor, to: Callable = torch.round) -> Tensor:
+    return to((x - low) / step) * step + low
+
+
+def _levels(x: Tensor, bits: int, count: int = -1, to: Callable = torch.round) -> Tensor:
+    return _rounded(x, x.min(), (x.max() - x.min()) / (2**bits + count), to)
+
+
+def _symmetric(x: Tensor, bits: int) -> Tensor:
+    largest = x.abs().max()
+    return _rounded(x, -largest, 2 * largest / (2**bits - 1))
+
+
+def _ramps(steps: int, low: int, high: int, cycles: int, turns: float = 1.0, linear: bool = False) -> Tensor:
+    share = torch.arange(steps, dtype=torch.float64) % (steps // cycles) / (steps // cycles)
+    rise = share if linear else (1 - torch.cos(turns * torch.pi * share)) / 2
+    return low + (high - low) * rise
+
+
+EXERCISES |= {
+    "cpt.saving": Exercise(
+        "a training step has one product of b x b bits and two of b x 8. How many per cent do constant 6 bits save "
+        "against constant 8?",
+        31.25,
+        "132 of 192 bit products are left; the two backward ones keep their 8-bit side.",
+        [
+            (43.75, "that is the forward product alone; two of the three have errors of 8 bits on one side."),
+            (25.0, "a product's cost goes with the bits of both its sides: 6 x 6 and 2 x 6 x 8."),
+            (68.75, "that is what is left, not what is saved."),
+            (0.3125, "in per cent, please."),
+        ],
+    ),
+    "cpt.quantise": Exercise(
+        "write f(x, bits): each entry goes to the nearest of 2^bits evenly spaced levels, the least at x.min(), the "
+        "largest at x.max().",
+        _levels,
+        "zero is a level only by luck, or where x.min() is zero.",
+        [
+            (lambda x, bits: _levels(x, bits, 0), "that makes one level too many: 2^bits levels have 2^bits - 1 gaps."),
+            (lambda x, bits: _levels(x, bits, to=torch.floor), "you rounded down: to the nearest."),
+            (_symmetric, "your range is symmetric; here it goes from x.min() to x.max()."),
+            (lambda x, bits: ((x - x.min()) / (x.max() - x.min()) * (2**bits - 1)).round(), "scale back to x's range."),
+        ],
+        [(SIGNED, 2), (SIGNED, 3), (POSITIVE, 2)],
+    ),
+    "cpt.schedule": Exercise(
+        "write f(steps, low, high, cycles): bits [steps]. Each cycle of steps // cycles rises from low to high by half "
+        "a cosine, low + (high - low)(1 - cos(pi t / cycle)) / 2, rounded, and drops.",
+        cpt.cyclic,
+        "half of the steps of 3 to 8 run at 5 bits or fewer.",
+        [
+            (lambda *of: _ramps(*of), "bits are whole numbers: round."),
+            (lambda *of: _ramps(*of, turns=2.0).round(), "a whole cosine comes down again; the code drops at once."),
+            (lambda *of: _ramps(*of, linear=True).round(), "that rises in a straight line."),
+            (lambda *of: cpt.reversed_ramps(*of), "it falls where it should rise."),
+            (lambda steps, low, high, cycles: cpt.cyclic(steps, low, high, 1), "that is a single cycle."),
+        ],
+        [(40, 3, 8, 4), (32, 4, 8, 2)],
+    ),
+}
+
+# --- fractional bits ---------------------------------------------------------------------------------------
+
+PLATEAUS = [
+    2.0,
+    1.6,
+    1.3,
+    1.1,
+    1.0,
+    0.97,
+    0.95,
+    0.94,
+    0.93,
+    0.93,
+    0.8,
+    0.7,
+    0.66,
+    0.65,
+    0.64,
+    0.64,
+    0.64,
+    0.6,
+    0.5,
+    0.4,
+    0.4,
+]
+CRAWL = [1.0 - 0.005 * t for t in range(24)]
+CHANCES = torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]])
+UPSTREAM = torch.tensor([[1.0, -0.5, 2.0], [0.3, 0.0, -1.0]])
+
+
+def _stages(
+    losses: Sequence[float],
+    epsilon: float,
+    alpha: float,
+    forget: bool = True,
+    shrinks: int = 2,
+    neighbours: bool = False,
+) -> Tensor:
+    stage, window, stages = 0, [], []
+    for at, loss in enumerate(losses):
+        stages.append(stage)
+        scale = sum(losses[: min(at + 1, 10)]) / min(at + 1, 10)
+        window = [*window, loss][-5:]
+        pairs = pairwise(window) if neighbours else ((old, loss) for old in window)
+        if stage < 3 and len(window) == 5 and max(abs(a - b) for a, b in pairs) / scale <= epsilon:
+            stage += 1
+            epsilon *= alpha if stage <= shrinks else 1
+            window = [] if forget else window
+    return torch.tensor(stages)
+
+
+EXERCISES |= {
+    "fractrain.cp": Exercise(
+        "weights of 6 bits, inputs of 4, errors of 8: cp, the three products' bits in per cent of those of 32 bits?",
+        fractrain_cost.cp(6, 4, 8),
+        "(24 + 48 + 32) / 3072; which of the three has which bits makes no difference.",
+        [
+            (100 * 24 / 1024, "that is the forward product alone."),
+            (fractrain_cost.cp(6, 4, 8) / 100, "in per cent, please."),
+            (100 * 104 / 1024, "three products of 32 bits are 3072."),
+            (100 * 6 * 4 * 8 / 32**3, "each of the three products has two sides: 6 x 4, 6 x 8, 4 x 8."),
+        ],
+    ),
+    "fractrain.stages": Exercise(
+        "write f(losses, epsilon, alpha): the stage (0 to 3) in which each period is trained. After a period its loss "
+        "joins a window of at most 5; when 5 are there and the older 4 all lie within epsilon x scale of the newest, "
+        "the next stage begins and the window is emptied. scale: the mean of the first 10 losses, or of those so far. "
+        "epsilon is multiplied by alpha after switches 1 and 2.",
+        lambda losses, epsilon, alpha: fractrain.staircase(losses, epsilon, alpha),
+        "a stage lasts five periods at least, and a steady crawl may look like a standstill.",
+        [
+            (
+                lambda *of: _stages(*of, forget=False),
+                "empty the window at a switch: each stage needs five losses of its own.",
+            ),
+            (lambda *of: _stages(*of, shrinks=0), "epsilon must shrink by alpha after the first two switches."),
+            (lambda *of: _stages(*of, neighbours=True), "compare each with the newest, not with its neighbour."),
+            (
+                lambda *of: torch.cat([fractrain.staircase(*of)[1:], fractrain.staircase(*of)[-1:]]),
+                "off by one: a period's own loss decides about the next one.",
+            ),
+        ],
+        [(PLATEAUS, 0.2, 0.4), (CRAWL, 0.05, 0.9)],
+    ),
+    "fractrain.straight_through": Exercise(
+        "the gate passes on a one-hot choice, and its gradient is taken as if it had passed on the softmax p [n, c]. "
+        "Write f(p, g): the gradient of the logits, where g [n, c] arrives at the choice.",
+        lambda p, g: p * (g - (p * g).sum(-1, keepdim=True)),
+        "a choice that would have helped more than the mean gets a larger logit, although it was not taken.",
+        [
+            (lambda p, g: g, "that treats the choice as the logits themselves; go through the softmax."),
+            (lambda p, g: torch.zeros_like(p), "the choice itself has no gradient: that is why the softmax's is used."),
+            (lambda p, g: p * g, "the softmax's rows sum to one: the mean of g under p must be taken off."),
+            (lambda p, g: p * (1 - p) * g, "that is the diagonal alone: raising one logit lowers the others."),
+        ],
+        [(CHANCES, UPSTREAM)],
     ),
 }

@@ -12,7 +12,7 @@ from IPython.display import Image
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workbench.evidence import Result, interval, interval_or_none
+from workbench.evidence import Result, interval, interval_or_none, means
 from workbench.evidence import published as printed
 from workbench.explorer import Choice, Counters, Explorer, Heatmap, Lines, Slider
 from workbench.figures import COLOURS, figure, save
@@ -43,16 +43,6 @@ OTHERS = (
     ("black", "D", "-"), ("green", "v", ":"), ("sky", "P", ":"), ("purple", "X", "--"), ("black", "*", ":"),
     ("yellow", "p", "--"), ("green", "h", "-."), ("sky", "d", "-."), ("purple", ">", ":"),
 )  # fmt: skip
-
-
-def means(table: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
-    """Mean and 95 % half width over seeds, with n."""
-
-    def summarise(rows: pd.DataFrame) -> pd.Series:
-        known = interval_or_none(rows.set_index("seed")[column])
-        return pd.Series({column: known.mean, "half": known.half_width, "n": float(len(known.samples))})
-
-    return table.groupby(by, sort=False)[["seed", column]].apply(summarise).reset_index()
 
 
 def _style(result: Result) -> dict[str, dict[str, Any]]:
@@ -227,7 +217,7 @@ def plane(result: Result) -> Image:
     """Training loss on a plane through the weights of the first seed, the same colours for all arms."""
     table = result.tables["plane"]
     arms = [*table["arm"].unique()]
-    drawn, axes = figure(2.9 * len(arms), 3, ncols=len(arms), sharey=True)
+    drawn, axes = figure(2.9 * len(arms), 3.4, ncols=len(arms), sharey=True)
     levels = np.geomspace(max(table["loss"].min(), 1e-2), table["loss"].max(), 14)
     for arm, ax in zip(arms, axes, strict=True):
         wide = table[table["arm"] == arm].pivot(index="y", columns="x", values="loss")

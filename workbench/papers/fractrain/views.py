@@ -10,7 +10,7 @@ import pandas as pd
 from IPython.display import Image
 from numpy.typing import NDArray
 
-from workbench.evidence import Result, interval_or_none
+from workbench.evidence import Result, means
 from workbench.explorer import Choice, Counters, Explorer, Heatmap, Lines, Slider
 from workbench.figures import COLOURS, figure, save
 from workbench.papers.fractrain import cost, method
@@ -34,16 +34,6 @@ SCHEDULES = (PFQ, STATIC, EQUAL, CHEAP, FIXED, REVERSED, YOKED, SHUFFLED)
 EPSILONS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 MARKS = "osD^v"
-
-
-def means(table: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
-    """Mean and 95 % half width over seeds, with n."""
-
-    def summarise(rows: pd.DataFrame) -> pd.Series:
-        known = interval_or_none(rows.set_index("seed")[column])
-        return pd.Series({column: known.mean, "half": known.half_width, "n": float(len(known.samples))})
-
-    return table.groupby(by, sort=False)[["seed", column]].apply(summarise).reset_index()
 
 
 def _settings(result: Result) -> list[tuple[str, float]]:

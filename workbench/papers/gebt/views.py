@@ -11,7 +11,7 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from workbench import early_bird
-from workbench.evidence import Result, interval, published
+from workbench.evidence import Result, means, published
 from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Slider
 from workbench.figures import COLOURS, figure, save
 from workbench.papers.gebt import cost
@@ -27,18 +27,6 @@ ARMS = {
 }
 SPREAD = {"accuracy": "half", "half": "half"}
 """Trained columns may move within their own interval when figures are verified: same seeds, another CPU."""
-
-
-def means(table: pd.DataFrame, by: list[str], column: str = "accuracy") -> pd.DataFrame:
-    """Mean and 95 % half width over seeds, with n; seeds without a value are left out of the mean."""
-
-    def summarise(values: pd.Series) -> pd.Series:
-        finite = values.dropna().tolist()
-        known = interval(finite) if len(finite) >= 2 else None
-        mean, half = (known.mean, known.half_width) if known else (np.nan, np.nan)
-        return pd.Series({column: mean, "half": half, "n": float(len(finite))})
-
-    return table.groupby(by, sort=False)[column].apply(summarise).unstack().reset_index()
 
 
 def _panels(result: Result, width: float = 4.6, height: float = 3.8) -> tuple[Figure, list[tuple[str, Any]]]:

@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from numpy.typing import NDArray
 from torch import nn
 
-from workbench.evidence import Result, interval_or_none
+from workbench.evidence import Result, interval_or_none, means
 from workbench.figures import COLOURS, figure, save
 from workbench.papers.spline.claims import LATE, SCRATCH, STEPS
 from workbench.papers.spline.experiment import SQUARE, Cell, Config
@@ -31,16 +31,6 @@ ARMS = {
 }
 SPREAD = {"accuracy": "half", "half": "half"}
 """Trained columns may move within their own interval when figures are verified: same seeds, another CPU."""
-
-
-def means(table: pd.DataFrame, by: list[str], column: str = "accuracy") -> pd.DataFrame:
-    """Mean and 95 % half width over seeds, with n."""
-
-    def summarise(rows: pd.DataFrame) -> pd.Series:
-        known = interval_or_none(rows.set_index("seed")[column])
-        return pd.Series({column: known.mean, "half": known.half_width, "n": float(len(known.samples))})
-
-    return table.groupby(by, sort=False)[["seed", column]].apply(summarise).reset_index()
 
 
 def shown(run: Sequence[str]) -> list[Cell]:
