@@ -185,6 +185,16 @@ def test_a_copy_with_infinite_and_missing_values_is_green(trees):
     assert len(differences(trees)) == 1
 
 
+def test_an_empty_cell_among_words_equals_an_empty_cell_and_nothing_else(trees):
+    for tree in trees:
+        save_all(tree, table(arm=["a", None, "None"]))
+    assert differences(trees) == []
+    for arm in (["a", "nan", "None"], [None, None, "None"]):
+        resave(trees[1], arm=arm)
+        (line,) = differences(trees)
+        assert "'arm' differs in 1 of 3 rows" in line
+
+
 @pytest.mark.parametrize(
     "columns",
     [

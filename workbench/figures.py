@@ -138,7 +138,8 @@ def _compare_columns(name: str, committed: pd.DataFrame, fresh: pd.DataFrame, me
             continue
         old, new = committed[column], fresh[column]
         if not (pd.api.types.is_numeric_dtype(old) and pd.api.types.is_numeric_dtype(new)):
-            apart = (old.astype(str) != new.astype(str)).to_numpy()
+            # A text column keeps an empty cell as NaN, which differs from itself.
+            apart = ((old.astype(str) != new.astype(str)) & ~(old.isna() & new.isna())).to_numpy(bool)
         else:
             a, b = old.to_numpy(float), new.to_numpy(float)
             slack = committed[allowed].to_numpy(float) if isinstance(allowed, str) else np.full(len(a), allowed)
