@@ -139,7 +139,7 @@ def contrasts(result: Result) -> Image:
         ax.set_yticks(range(len(order)), order, fontsize=8)
         ax.invert_yaxis()
         ax.set_xlabel(f"test loss minus {static}'s ({_settings(result)[setting][1]})", size=8)
-    return save(drawn, pd.DataFrame(rows), "contrasts", result, {"difference": "half", "half": "half"})
+    return save(drawn, pd.DataFrame(rows), "contrasts", result, {"difference": "half", "half": None})
 
 
 def costs(result: Result) -> Image:
@@ -160,7 +160,7 @@ def costs(result: Result) -> Image:
         ax.set(xlabel="BitOps (% of float32's)", ylabel="test bits/character" if setting == TEXT else "accuracy (%)")
         rows.append(table.assign(measure=column))
     drawn.legend(*panels[0][1].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
-    return save(drawn, pd.concat(rows), "costs", result, {"value": "half", "half": "half"})
+    return save(drawn, pd.concat(rows), "costs", result, {"value": "half", "half": None})
 
 
 def curves(result: Result) -> Image:
@@ -175,7 +175,7 @@ def curves(result: Result) -> Image:
             ax.plot(line["step"], line["loss"], label=arm, linewidth=1.2, **plain)
         ax.set(xlabel="step", ylabel=f"training loss ({_settings(result)[setting][1]})")
     drawn.legend(*panels[0][1].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
-    return save(drawn, table, "curves", result, {"loss": "half", "half": "half"})
+    return save(drawn, table, "curves", result, {"loss": "half", "half": None})
 
 
 def sharpness(result: Result) -> Image:
@@ -191,7 +191,7 @@ def sharpness(result: Result) -> Image:
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.invert_yaxis()
         ax.set_xlabel(f"rise of training loss ({_settings(result)[setting][1]})", size=8)
-    return save(drawn, table, "sharpness", result, {"sharpness": "half", "half": "half"})
+    return save(drawn, table, "sharpness", result, {"sharpness": "half", "half": None})
 
 
 def line(result: Result) -> Image:
@@ -253,7 +253,7 @@ def range_accuracy(result: Result) -> Image:
     ax.legend(fontsize=8)
     gains.legend(fontsize=8)
     save(drawn, bounds, "range_bounds", result, {"bits": 1.0})
-    return save(drawn, table, "range_accuracy", result, {"accuracy": "half", "half": "half"})
+    return save(drawn, table, "range_accuracy", result, {"accuracy": "half", "half": None})
 
 
 def variance(result: Result) -> Image:
@@ -290,7 +290,7 @@ def reestimation(result: Result) -> Image:
         ax.invert_yaxis()
         ax.set_title(_settings(result)[setting][0], size=8)
         ax.set_xlabel("points gained by re-estimation")
-    return save(drawn, table, "reestimation", result, {"gain": "half", "half": "half"})
+    return save(drawn, table, "reestimation", result, {"gain": "half", "half": None})
 
 
 # --- explorers ---------------------------------------------------------------------------------------------------

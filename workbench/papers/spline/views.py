@@ -29,7 +29,7 @@ ARMS = {
     "reversed norm": ("black", "v", "-."),
     SCRATCH: ("sky", "x", ":"),
 }
-SPREAD = {"accuracy": "half", "half": "half"}
+SPREAD = {"accuracy": "half", "half": None}
 """Trained columns may move within their own interval when figures are verified: same seeds, another CPU."""
 
 
@@ -97,7 +97,7 @@ def contrasts(result: Result) -> Image:
     axes[0].invert_yaxis()
     drawn.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     slack = (table["high"] - table["low"]) / 2
-    tolerance = {"value": "half", "low": "half", "high": "half", "half": "half", "verdict": None}
+    tolerance = {"value": "half", "low": None, "high": None, "half": None, "verdict": None}
     return save(drawn, table.assign(half=slack), "contrasts", result, tolerance)
 
 
@@ -167,7 +167,7 @@ def regions(result: Result) -> Image:
         ax.title.set_size(9)
         ax.invert_yaxis()
     drawn.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
-    return save(drawn, table, "regions", result, {"regions": "half", "half": "half"})
+    return save(drawn, table, "regions", result, {"regions": "half", "half": None})
 
 
 def starts(result: Result) -> Image:
