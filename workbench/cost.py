@@ -10,7 +10,7 @@ import copy
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,20 @@ arrive as these."""
 NORMS = {"native_batch_norm", "native_layer_norm", "native_group_norm"}
 FREE = (nn.Embedding, nn.EmbeddingBag, nn.PReLU, nn.RMSNorm)
 """Layers whose parameters enter no product: a look-up, or one scale an element."""
+
+
+class Operations(NamedTuple):
+    """Scalar operations, of whatever bits.
+
+    A layer that the dispatcher cannot see rightly (an adder, a shift) has a method
+    ``operations(x, out) -> (forward, dX, dW)``, three of these for its input ``x`` and its output ``out`` of the whole
+    batch: the recorder takes them and counts nothing inside.
+    """
+
+    multiplies: float = 0.0
+    adds: float = 0.0
+    shifts: float = 0.0
+    comparisons: float = 0.0
 
 
 class _Recorder(TorchDispatchMode):
