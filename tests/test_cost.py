@@ -215,7 +215,7 @@ class Twice(nn.Module):
 def test_an_unknown_layer_with_parameters_is_a_loud_warning(layer, name):
     with pytest.warns(UserWarning, match=rf"^{name} \({type(layer.get_submodule(name[2:])).__name__}\) has parameters"):
         table = count(nn.Sequential(nn.Linear(4, 4), layer), torch.zeros(3, 4))
-    assert table["layer"].tolist() == ["0"]
+    assert table.loc[table["forward"] > 0, "layer"].tolist() == ["0"]
 
 
 def test_known_layers_are_counted_without_a_warning():

@@ -1,32 +1,60 @@
-"""What a network costs: multiply-accumulates of a training step, and BitOps of a whole training.
+"""What a network costs: operations of a training step layer by layer, and BitOps of a whole training.
 
-A MAC is called a MAC: one multiplication with its addition (two FLOPs). Elementwise work (activations, LSTM gates,
-additions of a shortcut) is not counted; elements that a normalisation touches stand in a column of their own.
+A MAC is called a MAC: one multiplication with its addition (two FLOPs). Products (convolutions, matrix products, sparse
+or not, message passing) are MACs of the columns ``forward``, ``dx`` and ``dw``; the scalar operations of everything,
+products and elementwise work alike, stand in columns of their own:
+
+- additions and subtractions, and the terms of a sum, a mean or an average pooling but the first: one addition each;
+- ReLU, clamp, maximum and max pooling: one comparison for each element that is compared;
+- other functions of an element: one multiplication. For a division that is about right; for exp, tanh and their like it
+  is the least that an evaluation by table and interpolation takes;
+- softmax: 2 multiplications, 2 additions, 1 comparison an element;
+- normalisation: 1 multiplication, 1 addition an element, and for the statistics of the batch 1 and 2 more;
+- a change of sign, rounding, selection, copies and views: nothing. Integers are bookkeeping, and nothing either.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import warnings
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from workbench import WorkbenchError
 
-PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1}
+PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1, "_sparse_addmm": 1}
 """Matrix products of the dispatcher, and where their first factor stands; linear layers, LSTMs, attention and einsum
 arrive as these."""
+MESSAGES = {"scatter_add", "scatter_reduce", "index_add", "index_reduce"}
+"""Message passing: rows that were gathered are summed (or compared) where an index says."""
 NORMS = {"native_batch_norm", "native_layer_norm", "native_group_norm"}
 FREE = (nn.Embedding, nn.EmbeddingBag, nn.PReLU, nn.RMSNorm)
 """Layers whose parameters enter no product: a look-up, or one scale an element."""
+
+ADDITIONS = {"add", "sub", "rsub", "cumsum"}
+COMPARISONS = {"relu", "threshold", "hardtanh", "clamp", "clamp_min", "clamp_max", "maximum", "minimum"}
+COMPARISONS |= {"eq", "ne", "gt", "ge", "lt", "le", "amax", "amin", "max", "min", "argmax", "argmin"}
+SOFTMAXES = {"_softmax", "_log_softmax", "_safe_softmax"}
+MULTIPLICATIONS = {"_prelu_kernel", "native_dropout"}  # those that torch does not tag as pointwise
+NOTHING = {
+    "abs", "neg", "sign", "sgn", "positive", "round", "floor", "ceil", "trunc", "where", "masked_fill", "isnan", "isinf",
+    "any", "all", "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or",
+    "copy", "clone", "cat", "stack", "repeat", "flip", "roll", "resize", "_unsafe_view", "_to_copy", "_local_scalar_dense",
+    "index", "index_select", "index_put", "gather", "scatter", "embedding", "nonzero", "tril", "triu", "im2col",
+    "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d", "pixel_shuffle",
+    "fill", "zero", "normal", "uniform", "bernoulli", "_to_dense", "_to_sparse", "_to_sparse_csr",
+}  # fmt: skip
+LOUD = 1000
+"""Elements from which on an operation that is not known here is a warning."""
 
 
 class Operations(NamedTuple):
@@ -34,7 +62,8 @@ class Operations(NamedTuple):
 
     A layer that the dispatcher cannot see rightly (an adder, a shift) has a method
     ``operations(x, out) -> (forward, dX, dW)``, three of these for its input ``x`` and its output ``out`` of the whole
-    batch: the recorder takes them and counts nothing inside.
+    batch: the recorder takes them and counts nothing inside. `hardware` takes the shape of its kernel from its first
+    parameter, ``[out, in / groups, rows, columns]`` or ``[out, in]``, and its stride from ``stride``.
     """
 
     multiplies: float = 0.0
@@ -42,15 +71,44 @@ class Operations(NamedTuple):
     shifts: float = 0.0
     comparisons: float = 0.0
 
+    def times(self, factor: float) -> Self:
+        """Each of them so many times."""
+        return type(self)(*(factor * n for n in self))
+
+    @property
+    def macs(self) -> float:
+        """Multiplications that have an addition."""
+        return min(self.multiplies, self.adds)
+
+
+class Event(NamedTuple):
+    """What one call of an operation, or of a layer that counts itself, does."""
+
+    layer: str
+    op: str
+    work: tuple[Operations, Operations, Operations]  # forward, dX, dW
+    elements: tuple[int, int, int]  # of weights, inputs and outputs; of a sparse factor its non-zeros
+    shapes: tuple[tuple[int, ...], ...] = ()  # of a product's input, weight and output
+    options: tuple[Any, ...] = ()  # of a convolution: stride, groups, transposed
+    normalised: int = 0
+
+    @property
+    def product(self) -> bool:
+        """Does it combine two factors, as a network's layers do, or is it elementwise?"""
+        return bool(self.shapes)
+
 
 class _Recorder(TorchDispatchMode):
-    """Sums products by (innermost module, operation) while a model runs."""
+    """Notes every operation, and the innermost module that runs it, while a model runs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.names = {module: name for name, module in model.named_modules()}
-        self.counts: dict[tuple[str, str], Counter] = {}
+        self.events: list[Event] = []
+        self.unknown: dict[str, None] = {}
+        self.message: tuple[Tensor | None, bool, int] = (None, False, 0)  # see _messages
         self.running: list[tuple[nn.Module, bool]] = []  # with: does an input of it need a gradient?
+        self.inside = 0  # how many layers deep that count themselves
         self.ran: set[nn.Module] = set()
         for module in self.names:
             module.register_forward_pre_hook(self._enter, with_kwargs=True)
@@ -59,14 +117,26 @@ class _Recorder(TorchDispatchMode):
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
         self.running.append((module, any(t.requires_grad for t in tensors)))
+        self.inside += hasattr(module, "operations")
 
-    def _leave(self, module: nn.Module, *_: Any) -> None:
-        self.running.pop()
+    def _leave(self, module: nn.Module, args: tuple, out: Any) -> None:
         self.ran.add(module)
+        if hasattr(module, "operations"):
+            self.inside -= 1
+            if not self.inside:
+                forward, dx, dw = module.operations(args[0], out)
+                parameters = list(module.parameters())
+                sizes = parameters[0].numel() if parameters else 0, args[0].numel(), out.numel()
+                shapes = tuple(args[0].shape), tuple(parameters[0].shape) if parameters else (), tuple(out.shape)
+                needs = self.running[-1][1], any(p.requires_grad for p in parameters)
+                work = forward, dx.times(needs[0]), dw.times(needs[1])
+                options = (getattr(module, "stride", 1), None, False)
+                self.events.append(Event(self.names[module], type(module).__name__, work, sizes, shapes, options))
+        self.running.pop()
 
     def warn(self) -> None:
-        """Of every layer that ran and has parameters, but no product."""
-        counted = {layer for layer, _ in self.counts}
+        """Of every layer that ran and has parameters, but no product; of every large operation not known here."""
+        counted = {event.layer for event in self.events if event.product or event.normalised}
         for module, name in self.names.items():
             lists = [m for m in module.children() if isinstance(m, nn.ParameterList | nn.ParameterDict)]
             owns = any(True for m in (module, *lists) for _ in m.parameters(recurse=False))
@@ -74,67 +144,184 @@ class _Recorder(TorchDispatchMode):
                 warnings.warn(
                     f"{name or 'the network itself'} ({type(module).__name__}) has parameters but no product known "
                     "here: it counts as 0 MACs. Add its operation to workbench.cost if it multiplies",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
+        for message in self.unknown:
+            warnings.warn(message, stacklevel=4)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if name == "convolution":  # x, weight [out, in / groups, ...], or [in, out / groups, ...] if transposed
-            x, weight, transposed = args[0], args[1], args[6]
-            self._add(name, (x if transposed else out).numel() * weight.shape[1:].numel(), x, weight)
-        elif name in PRODUCTS:  # [..., n, k] times [..., k, m], or times a vector [k]
-            a, b = args[PRODUCTS[name] :][:2]
-            self._add(name, a.numel() * (b.shape[-1] if b.dim() > 1 else 1), a, b)
-        elif name in NORMS:
-            self._count(name)["normalised"] += args[0].numel()
+        if not self.inside:
+            self._note(func, args, out)
         return out
 
-    def _count(self, op: str) -> Counter:
-        module = self.running[-1][0]
-        return self.counts.setdefault((self.names[module], op), Counter())
+    def _note(self, func: Any, args: tuple, out: Any) -> None:
+        name = func.overloadpacket.__name__.removesuffix("_")
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        if name == "convolution":  # x, weight [out, in / groups, ...], or [in, out / groups, ...] if transposed
+            x, weight, stride, transposed, groups = args[0], args[1], args[3], args[6], args[8]
+            macs = (x if transposed else out).numel() * weight.shape[1:].numel()
+            self._product(name, macs, x, weight, out, (stride, groups, transposed))
+        elif name in PRODUCTS:  # [..., n, k] times [..., k, m], or times a vector [k]
+            a, b = args[PRODUCTS[name] :][:2]
+            if _sparse(a):  # whose entries are the weights
+                self._product(name, a._nnz() * (b.shape[-1] if b.dim() > 1 else 1), b, a, out)
+            elif _sparse(b):
+                self._product(name, b._nnz() * (a.shape[0] if a.dim() > 1 else 1), a, b, out)
+            else:
+                self._product(name, a.numel() * (b.shape[-1] if b.dim() > 1 else 1), a, b, out)
+        elif name in MESSAGES:
+            self._messages(name, args, out)
+        elif any(t.is_floating_point() for t in tensors):
+            result = out[0] if isinstance(out, tuple | list) else out
+            work = _elementwise(name, func, args, result) if isinstance(result, Tensor) else Operations()
+            largest = max(tensors, key=_size)
+            if work is None:
+                if _size(largest) > LOUD:
+                    layer = self._layer() or "the network itself"
+                    self.unknown[
+                        f"{layer}: the operation {name} on {_size(largest):,} elements is not known here and counts as "
+                        "0. Add it to workbench.cost, or give the layer a method operations()"
+                    ] = None
+            elif any(work):
+                norm = tensors[0].numel() if name in NORMS else 0
+                elements = 0, sum(map(_size, tensors)), result.numel()
+                dx = work.times(torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+                self.events.append(Event(self._layer(), name, (work, dx, Operations()), elements, normalised=norm))
+                if name == "mul":
+                    weights = min(tensors, key=_size)  # one an edge, where the other factor has a row an edge
+                    self.message = result, weights.requires_grad, len(self.events) - 1
 
-    def _add(self, op: str, macs: int, a: Tensor, b: Tensor) -> None:
-        needs = a.requires_grad, b.requires_grad
+    def _layer(self) -> str:
+        return self.names[self.running[-1][0]] if self.running else ""
+
+    def _product(self, op: str, macs: int, x: Tensor, weight: Tensor, out: Tensor, options: tuple = ()) -> None:
+        needs = x.requires_grad, weight.requires_grad
         if not torch.is_grad_enabled():  # inside an autograd.Function the operands do not know: its module does
             module, input_needs = self.running[-1]
             needs = input_needs, any(p.requires_grad for p in module.parameters())
-        count = self._count(op)
-        count["forward"] += macs
-        count["dx"] += macs * needs[0]
-        count["dw"] += macs * needs[1]
+        work = Operations(macs, macs)
+        works = work, work.times(needs[0]), work.times(needs[1])
+        elements = _size(weight), _size(x), out.numel()
+        shapes = tuple(x.shape), tuple(weight.shape), tuple(out.shape)
+        options = options or (("sparse", _size(weight)) if _sparse(weight) else ())
+        self.events.append(Event(self._layer(), op, works, elements, shapes, options))
+
+    def _messages(self, op: str, args: tuple, out: Tensor) -> None:
+        """E rows of a table are summed into N: a product with a sparse matrix of E entries, weighted or all ones."""
+        dim, source = args[1], args[3]
+        if not source.is_floating_point():
+            return
+        weighted, largest = source is self.message[0], "amax" in args or "amin" in args
+        entries, nodes = source.shape[dim] if source.dim() else 1, out.shape[dim] if out.dim() else 1
+        n = source.numel()
+        work = Operations(n * weighted, n * (not largest), 0, n * largest)
+        works = work, work.times(source.requires_grad), work.times(weighted and self.message[1])
+        if weighted:  # the multiplication noted before is the first half of these MACs
+            self.events.pop(self.message[2])
+            self.message = None, False, 0
+        shapes = (nodes, n // max(entries, 1)), (nodes, nodes), tuple(out.shape)
+        self.events.append(
+            Event(self._layer(), op, works, (entries * weighted, n, out.numel()), shapes, ("sparse", entries))
+        )
 
 
-def count(model: nn.Module, *inputs: Tensor) -> pd.DataFrame:
-    """MACs of one training step, by layer: forward ``Y = W X`` and backward ``dX = W G`` and ``dW = G X``.
+def _sparse(x: Tensor) -> bool:
+    return x.layout != torch.strided
 
-    Nothing is computed: a copy of the model runs on the meta device, in the mode (training, evaluation) it is in.
+
+def _size(x: Tensor) -> int:
+    return x._nnz() if _sparse(x) else x.numel()
+
+
+def _elementwise(name: str, func: Any, args: tuple, out: Tensor) -> Operations | None:
+    """Scalar operations of what is no product; None: not known."""
+    x, n = next(a for a in args if isinstance(a, Tensor)), _size(out)
+    if name in NORMS:
+        statistics = not (name == "native_batch_norm" and args[5] is False)
+        return Operations(1 + statistics, 1 + 2 * statistics).times(x.numel())
+    if name in SOFTMAXES:
+        return Operations(2 * n, 2 * n, 0, n)
+    if name in ("max_pool2d_with_indices", "avg_pool2d"):
+        rest = n * (math.prod(args[1]) - 1)
+        return Operations(comparisons=rest) if name.startswith("max") else Operations(n, rest)
+    if name in ("sum", "mean", "_adaptive_avg_pool2d"):
+        return Operations(n * (name != "sum"), x.numel() - n)
+    if name in ("var", "std", "var_mean", "std_mean"):
+        return Operations(x.numel(), 2 * x.numel())
+    if name in ("sort", "topk"):
+        return Operations(comparisons=x.numel() * math.ceil(math.log2(max(x.shape[-1], 2))) if x.dim() else 0)
+    if name in ADDITIONS:
+        return Operations(adds=n)
+    if name in COMPARISONS:
+        return Operations(comparisons=max(n, x.numel()))
+    if name in NOTHING or func.is_view or name.startswith("new_") or name.endswith("_like"):
+        return Operations()
+    if torch.Tag.pointwise in func.tags or name in MULTIPLICATIONS:
+        return Operations(n)
+    return None
+
+
+def record(model: nn.Module, *inputs: Any) -> list[Event]:
+    """Every operation of a forward pass, in order. For arguments, warnings and errors see `count`."""
+    parts = [x for x in (*inputs, *model.parameters(), *model.buffers()) if isinstance(x, Tensor)]
+    devices = ["meta", None] if all(not _sparse(x) for x in parts) else [None]
+    failures: list[Exception] = []
+    for device in devices:
+        try:
+            # A fused attention would hide its products; a model that runs for real may draw random numbers.
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                torch.random.fork_rng(devices=[]),
+                sdpa_kernel(SDPBackend.MATH),
+            ):
+                twin = copy.deepcopy(model).to(device) if device else copy.deepcopy(model)
+                given = [x.to(device) if device and isinstance(x, Tensor) else x for x in inputs]
+                with _Recorder(twin) as recorder:
+                    twin(*given)
+            recorder.warn()
+            return recorder.events
+        except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
+            failures.append(error)
+    shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in inputs)
+    reason = str(failures[-1]).splitlines()[0]
+    raise WorkbenchError(f"{type(model).__name__} cannot be counted on inputs {shapes}: {reason}") from failures[-1]
+
+
+def count(model: nn.Module, *inputs: Any) -> pd.DataFrame:
+    """Operations of one training step, by layer: forward ``Y = W X`` and backward ``dX = W G`` and ``dW = G X``.
+
+    A copy of the model runs on the meta device, in the mode (training, evaluation) it is in, so nothing is computed.
+    Only a model that asks for values (graph networks: where is an edge?) or has sparse matrices runs for real.
+
     A gradient that nobody asks for costs nothing, so the first layer has no dX and a frozen one no dW. In a product of
-    two activations (attention), dX and dW are the gradients of its first and its second factor.
+    two activations (attention), dX and dW are the gradients of its first and its second factor; in a sparse product and
+    in message passing, of the features and of the entries. Elementwise work is assumed to cost again, backwards, what
+    it costs forwards, all of it in dX.
 
     Returns:
         One row a layer and operation: ``layer`` (its name in the model), ``op``, ``forward``, ``dx``, ``dw`` in MACs
-        of the whole batch, and ``normalised`` elements.
+        of the whole batch, ``normalised`` elements; ``multiplies``, ``adds``, ``shifts``, ``comparisons`` forward, and
+        the same with ``dx_`` and ``dw_`` in front; ``weights``, ``inputs``, ``outputs``: how many elements the forward
+        pass reads and writes, of sparse factors the non-zeros. Times the bits of each that is what it touches.
 
     Warns:
-        UserWarning: a layer has parameters but no product known here.
+        UserWarning: a layer has parameters but no product known here, or a large operation is not known here.
 
     Raises:
-        WorkbenchError: when the model cannot run on these inputs without data.
+        WorkbenchError: when the model cannot run on these inputs.
     """
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            twin, inputs = copy.deepcopy(model).to("meta"), [x.to("meta") for x in inputs]
-            with _Recorder(twin) as recorder:
-                twin(*inputs)
-    except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        reason = str(error).splitlines()[0]
-        raise WorkbenchError(f"{type(model).__name__} cannot be counted on inputs {shapes}: {reason}") from error
-    recorder.warn()
-    columns = ["forward", "dx", "dw", "normalised"]
-    rows = [(*key, *(counted[c] for c in columns)) for key, counted in recorder.counts.items()]
-    return pd.DataFrame(rows, columns=["layer", "op", *columns])
+    fields = Operations._fields
+    names = ["forward", "dx", "dw", "normalised", *fields, *(f"dx_{f}" for f in fields), *(f"dw_{f}" for f in fields)]
+    names += ["weights", "inputs", "outputs"]
+    rows: dict[tuple[str, str], list[float]] = {}
+    for event in record(model, *inputs):
+        macs = [work.macs if event.product else 0 for work in event.work]
+        values = [*macs, event.normalised, *event.work[0], *event.work[1], *event.work[2], *event.elements]
+        row = rows.setdefault((event.layer, event.op), [0] * len(values))
+        row[:] = [a + b for a, b in zip(row, values, strict=True)]
+    return pd.DataFrame([(*key, *row) for key, row in rows.items()], columns=["layer", "op", *names])
 
 
 @dataclass(frozen=True)
