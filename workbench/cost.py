@@ -46,10 +46,10 @@ COMPARISONS |= {"eq", "ne", "gt", "ge", "lt", "le", "amax", "amin", "max", "min"
 SOFTMAXES = {"_softmax", "_log_softmax", "_safe_softmax"}
 MULTIPLICATIONS = {"_prelu_kernel", "native_dropout"}  # those that torch does not tag as pointwise
 NOTHING = {
-    "abs", "neg", "sign", "sgn", "positive", "round", "floor", "ceil", "trunc", "where", "masked_fill", "isnan", "isinf",
-    "any", "all", "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or",
-    "copy", "clone", "cat", "stack", "repeat", "flip", "roll", "resize", "_unsafe_view", "_to_copy", "_local_scalar_dense",
-    "index", "index_select", "index_put", "gather", "scatter", "embedding", "nonzero", "tril", "triu", "im2col",
+    "abs", "neg", "sign", "sgn", "positive", "round", "floor", "ceil", "trunc", "where", "masked_fill", "isnan",
+    "isinf", "any", "all", "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or",
+    "copy", "clone", "cat", "stack", "repeat", "flip", "roll", "resize", "_unsafe_view", "_to_copy",
+    "_local_scalar_dense", "index", "index_select", "index_put", "gather", "scatter", "embedding", "nonzero", "tril", "triu", "im2col",
     "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d", "pixel_shuffle",
     "fill", "zero", "normal", "uniform", "bernoulli", "_to_dense", "_to_sparse", "_to_sparse_csr",
 }  # fmt: skip
