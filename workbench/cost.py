@@ -49,9 +49,9 @@ NOTHING = {
     "abs", "neg", "sign", "sgn", "positive", "round", "floor", "ceil", "trunc", "where", "masked_fill", "isnan",
     "isinf", "any", "all", "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or",
     "copy", "clone", "cat", "stack", "repeat", "flip", "roll", "resize", "_unsafe_view", "_to_copy",
-    "_local_scalar_dense", "index", "index_select", "index_put", "gather", "scatter", "embedding", "nonzero", "tril", "triu", "im2col",
-    "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d", "pixel_shuffle",
-    "fill", "zero", "normal", "uniform", "bernoulli", "_to_dense", "_to_sparse", "_to_sparse_csr",
+    "_local_scalar_dense", "index", "index_select", "index_put", "gather", "scatter", "embedding", "nonzero",
+    "tril", "triu", "im2col", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d",
+    "pixel_shuffle", "fill", "zero", "normal", "uniform", "bernoulli", "_to_dense", "_to_sparse", "_to_sparse_csr",
 }  # fmt: skip
 LOUD = 1000
 """Elements from which on an operation that is not known here is a warning."""
@@ -89,7 +89,7 @@ class Event(NamedTuple):
     work: tuple[Operations, Operations, Operations]  # forward, dX, dW
     elements: tuple[int, int, int]  # of weights, inputs and outputs; of a sparse factor its non-zeros
     shapes: tuple[tuple[int, ...], ...] = ()  # of a product's input, weight and output
-    options: tuple[Any, ...] = ()  # of a convolution: stride, groups, transposed
+    options: tuple[Any, ...] = ()  # of a convolution: stride, transposed; of a sparse product: its order, non-zeros
     normalised: int = 0
 
     @property
@@ -130,7 +130,8 @@ class _Recorder(TorchDispatchMode):
                 shapes = tuple(args[0].shape), tuple(parameters[0].shape) if parameters else (), tuple(out.shape)
                 needs = self.running[-1][1], any(p.requires_grad for p in parameters)
                 work = forward, dx.times(needs[0]), dw.times(needs[1])
-                options = (getattr(module, "stride", 1), None, False)
+                stride = getattr(module, "stride", 1)
+                options = (stride[0] if isinstance(stride, tuple | list) else stride, False)
                 self.events.append(Event(self.names[module], type(module).__name__, work, sizes, shapes, options))
         self.running.pop()
 
@@ -159,15 +160,15 @@ class _Recorder(TorchDispatchMode):
         name = func.overloadpacket.__name__.removesuffix("_")
         tensors = [a for a in args if isinstance(a, Tensor)]
         if name == "convolution":  # x, weight [out, in / groups, ...], or [in, out / groups, ...] if transposed
-            x, weight, stride, transposed, groups = args[0], args[1], args[3], args[6], args[8]
+            x, weight, stride, transposed = args[0], args[1], args[3], args[6]
             macs = (x if transposed else out).numel() * weight.shape[1:].numel()
-            self._product(name, macs, x, weight, out, (stride, groups, transposed))
+            self._product(name, macs, x, weight, out, (stride[0], transposed))
         elif name in PRODUCTS:  # [..., n, k] times [..., k, m], or times a vector [k]
             a, b = args[PRODUCTS[name] :][:2]
             if _sparse(a):  # whose entries are the weights
-                self._product(name, a._nnz() * (b.shape[-1] if b.dim() > 1 else 1), b, a, out)
+                self._product(name, a._nnz() * (b.shape[-1] if b.dim() > 1 else 1), b, a, out, ("S X", a._nnz()))
             elif _sparse(b):
-                self._product(name, b._nnz() * (a.shape[0] if a.dim() > 1 else 1), a, b, out)
+                self._product(name, b._nnz() * (a.shape[0] if a.dim() > 1 else 1), a, b, out, ("X S", b._nnz()))
             else:
                 self._product(name, a.numel() * (b.shape[-1] if b.dim() > 1 else 1), a, b, out)
         elif name in MESSAGES:
@@ -204,7 +205,6 @@ class _Recorder(TorchDispatchMode):
         works = work, work.times(needs[0]), work.times(needs[1])
         elements = _size(weight), _size(x), out.numel()
         shapes = tuple(x.shape), tuple(weight.shape), tuple(out.shape)
-        options = options or (("sparse", _size(weight)) if _sparse(weight) else ())
         self.events.append(Event(self._layer(), op, works, elements, shapes, options))
 
     def _messages(self, op: str, args: tuple, out: Tensor) -> None:
@@ -222,7 +222,7 @@ class _Recorder(TorchDispatchMode):
             self.message = None, False, 0
         shapes = (nodes, n // max(entries, 1)), (nodes, nodes), tuple(out.shape)
         self.events.append(
-            Event(self._layer(), op, works, (entries * weighted, n, out.numel()), shapes, ("sparse", entries))
+            Event(self._layer(), op, works, (entries * weighted, n, out.numel()), shapes, ("S X", entries))
         )
 
 

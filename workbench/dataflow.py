@@ -18,9 +18,10 @@ Sizes may be tensors that broadcast: a tensor of tile sizes is that many design 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,7 +106,8 @@ class Layer:
     def volumes(self) -> dict[str, Number]:
         """Elements of each operand."""
         rows, columns = (
-            (out - 1) * _least(self.stride, kernel) + kernel for out, kernel in ((self.Y, self.R), (self.X, self.S))
+            _extent(_Sum(1, out), _Sum(1, kernel, _least(self.stride, kernel)))
+            for out, kernel in ((self.Y, self.R), (self.X, self.S))
         )
         return {
             "weights": self.G * self.K * self.C * self.R * self.S,
@@ -156,116 +158,120 @@ class Traffic:
     however many PEs take it; ``network``: what arrives at the PEs, or leaves them. A summed operand is written so
     often, and read back so often but once an element.
 
-    ``cycles`` of the PEs, one operation each a cycle; ``iterations``: tiles of the array; ``active``: PEs at work in a
+    ``cycles`` of the PEs, one point of the nest each a cycle, without fill; ``iterations``: tiles of the array; ``active``: PEs at work in a
     full tile; ``held``, ``private``: elements in the buffer at a time, and in the registers of a PE.
     """
 
-    dram: dict[str, Tensor]
-    buffer: dict[str, Tensor]
-    network: dict[str, Tensor]
-    cycles: Tensor
-    iterations: Tensor
-    active: Tensor
-    held: dict[str, Tensor]
-    private: dict[str, Tensor]
+    dram: dict[str, Number]
+    buffer: dict[str, Number]
+    network: dict[str, Number]
+    cycles: Number
+    iterations: Number
+    active: Number
+    held: dict[str, Number]
+    private: dict[str, Number]
 
 
-def _least(a: Number, b: Number) -> Tensor:
-    return torch.minimum(_number(a), _number(b))
+def _number(x: Number) -> Number:
+    """A float, or a float64 tensor: numbers that are the same in all design points cost no tensor operation."""
+    return x.double() if isinstance(x, Tensor) else float(x)
 
 
-def _number(x: Number) -> Tensor:
-    return torch.as_tensor(x, dtype=torch.float64)
+def _least(a: Number, b: Number) -> Number:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.minimum(a, b)
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a.clamp(max=b) if isinstance(a, Tensor) else b.clamp(max=a)
+    return min(a, b)
 
 
-def _parts(x: Tensor, size: Tensor) -> Tensor:
-    return torch.ceil(x / size)
+def _parts(x: Number, size: Number) -> Number:
+    """How many pieces of a size it takes."""
+    if not isinstance(size, Tensor) and size == 1:
+        return x
+    quotient = x / size
+    return torch.ceil(quotient) if isinstance(quotient, Tensor) else float(math.ceil(quotient))
 
 
-@dataclass(frozen=True)
-class _Sum:
-    """Of a dimension's tiles: how many, their sizes, their ``min(stride, size)``; of the PEs' parts of them likewise."""
+def _chosen(condition: Tensor | bool, yes: Number, no: Number) -> Number:
+    return torch.where(condition, yes, no) if isinstance(condition, Tensor) else yes if condition else no
 
-    tiles: Number = 0.0
-    sizes: Number = 0.0
+
+class _Sum(NamedTuple):
+    """Over tiles: how many, their sizes, their ``min(stride, size)``; and of the PEs' parts of them, all but sizes."""
+
+    tiles: Number
+    sizes: Number
     steps: Number = 0.0
     parts: Number = 0.0
     part_steps: Number = 0.0
 
+    def times(self, many: Number) -> _Sum:
+        return self if isinstance(many, float) and many == 1 else _Sum(*(many * x for x in self))
+
+    def plus(self, other: _Sum) -> _Sum:
+        return _Sum(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def minus(self, other: _Sum) -> _Sum:
+        return _Sum(*(a - b for a, b in zip(self, other, strict=True)))
+
 
 class _Dim:
-    """One dimension, cut three times: tiles of the buffer, of the array, of a PE."""
+    """One dimension, cut three times: tiles of the buffer, of the array, of a PE.
+
+    The buffer's tiles are of two kinds, full ones and the last; each is cut into the array's tiles, again all full but
+    the last. ``all``: sums over the array's tiles; ``several``: over those of buffer tiles that have more than one;
+    ``one``: over the others.
+    """
 
     def __init__(self, d: str, layer: Layer, mapping: Mapping) -> None:
-        one = _number(1)
-        self.whole, self.stride, self.kernel = _number(getattr(layer, d)), _number(layer.stride), d in "RS"
+        whole, stride = _number(getattr(layer, d)), _number(layer.stride)
         spatial = _number(mapping.spatial.get(d, 1))
         self.outer, self.inner = d in mapping.dram, d in mapping.buffer
-        self.tile = torch.minimum(_number(mapping.tile.get(d, 1)), self.whole) if self.outer else self.whole
+        self.tile = _least(_number(mapping.tile.get(d, 1)), whole) if self.outer else whole
         if self.inner:
-            self.part = torch.minimum(_number(mapping.register.get(d, 1)), self.tile)
-            self.array = torch.minimum(spatial * self.part, self.tile)
+            self.part = _least(_number(mapping.register.get(d, 1)), self.tile)
+            self.array = _least(spatial * self.part, self.tile)
         else:
             self.part, self.array = _parts(self.tile, spatial), self.tile
-        self.tiles = _parts(self.whole, self.tile) if self.outer else one
-        self.rest = self.whole - (self.tiles - 1) * self.tile if self.outer else self.whole  # the last tile
-        self.groups: list[
-            tuple[Number, Tensor, Any]
-        ] = []  # how many tiles of the array, of which size, one of several?
-        for many, size in ((self.tiles - 1, self.tile), (one, self.rest)) if self.outer else ((one, self.whole),):
-            if self.inner:
-                steps = _parts(size, self.array)
-                several = steps > 1
-                self.groups += [(many * (steps - 1), self.array, several)]
-                self.groups += [(many, size - (steps - 1) * self.array, several)]
-            else:
-                self.groups += [(many, size, None)]
-        self.known: dict[str, _Sum] = {}
+        self.tiles = _parts(whole, self.tile) if self.outer else 1.0
+        self.full = _parts(self.array, self.part)  # PEs of a full tile
+        last = whole - (self.tiles - 1) * self.tile
+        kinds = [(self.tiles - 1, self.tile), (1.0, last)] if self.outer else [(1.0, whole)]
+        self.of_buffer = _Sum(self.tiles, whole)
+        self.copies = (self.tiles - 1) * self.full + _parts(_least(self.array, last), self.part)
+        if d in "RS":
+            steps = (self.tiles - 1) * _least(stride, self.tile) + _least(stride, last)
+            self.of_buffer = _Sum(self.tiles, whole, steps)
 
-    def sum(self, which: str = "all") -> _Sum:
-        """Over the tiles of the array: all, or those whose buffer tile has ``several`` of them, or just ``one``."""
-        if which not in self.known:
-            total = _Sum()
-            for many, size, several in self.groups:
-                if which != "all":
-                    many = many * (several if which == "several" else ~several)
-                parts = _parts(size, self.part)
-                last = size - (parts - 1) * self.part
-                steps, part_steps = 0.0, 0.0
-                if self.kernel:
-                    steps = many * torch.minimum(self.stride, size)
-                    part_steps = (parts - 1) * torch.minimum(self.stride, self.part) + torch.minimum(self.stride, last)
-                    part_steps = many * part_steps
-                total = _Sum(
-                    total.tiles + many,
-                    total.sizes + many * size,
-                    total.steps + steps,
-                    total.parts + many * parts,
-                    total.part_steps + part_steps,
+        self.all, self.several, self.cycles = _Sum(0.0, 0.0), _Sum(0.0, 0.0), 0.0
+        for many, size in kinds:
+            count = _parts(size, self.array) if self.inner else 1.0
+            end = size - (count - 1) * self.array if self.inner else size
+            end_parts = _parts(end, self.part)
+            found = _Sum(count, size, parts=(count - 1) * self.full + end_parts)
+            if d in "RS":
+
+                def steps(size: Number, parts: Number) -> Number:
+                    return (parts - 1) * _least(stride, self.part) + _least(stride, size - (parts - 1) * self.part)
+
+                found = found._replace(
+                    steps=(count - 1) * _least(stride, self.array) + _least(stride, end),
+                    part_steps=(count - 1) * steps(self.array, self.full) + steps(end, end_parts),
                 )
-            self.known[which] = total
-        return self.known[which]
-
-    def outer_sum(self) -> _Sum:
-        """Over the tiles of the buffer."""
-        least = torch.minimum(self.stride, self.tile), torch.minimum(self.stride, self.rest)
-        return _Sum(self.tiles, self.whole, (self.tiles - 1) * least[0] + least[1])
+            found = found.times(many)
+            self.all = self.all.plus(found)
+            self.cycles = self.cycles + many * ((count - 1) * self.part + _least(self.part, end))
+            if self.inner:
+                self.several = self.several.plus(found.times(_chosen(count > 1, 1.0, 0.0)))
+        self.one = self.all.minus(self.several) if self.inner else self.all
 
     def repeats(self, how: str) -> tuple[Number, Number]:
-        """Loads of an operand without this dimension, and copies of it in PEs, when ``both``, ``outer`` or no loops
-        repeat it."""
+        """Loads of an operand that lacks this dimension, and its copies in PEs, if both loops over it repeat them, only
+        the ``outer``, or ``none``."""
         if how == "both":
-            total = self.sum()
-            return total.tiles, total.parts
-        full = _parts(self.array, self.part)
-        if how == "none":
-            return 1.0, full
-        return self.tiles, (self.tiles - 1) * full + _parts(torch.minimum(self.array, self.rest), self.part)
-
-    @property
-    def cycles(self) -> Tensor:
-        """Steps of the busiest PE."""
-        return sum(many * torch.minimum(self.part, size) for many, size, _ in self.groups)
+            return self.all.tiles, self.all.parts
+        return (self.tiles, self.copies) if how == "outer" else (1.0, self.full)
 
 
 def _extent(out: _Sum, kernel: _Sum, parts: bool = False) -> Number:
@@ -289,81 +295,73 @@ def _elements(operand: str, sums: dict[str, _Sum]) -> tuple[Number, Number]:
     return once, each
 
 
-def _into_buffer(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> Tensor:
-    elements, _ = _elements(operand, {d: dims[d].outer_sum() for d in RELEVANT[operand]})
-    moved = torch.tensor(False)
+def _into_buffer(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> Number:
+    elements, _ = _elements(operand, {d: dims[d].of_buffer for d in RELEVANT[operand]})
+    moved: Tensor | bool = False
     for d in reversed(mapping.dram):
         if d in RELEVANT[operand]:
             moved = moved | (dims[d].tiles > 1)
         else:
-            elements = elements * torch.where(moved, dims[d].tiles, 1.0)
+            elements = elements * _chosen(moved, dims[d].tiles, 1.0)
     return elements
 
 
-def _into_array(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> tuple[Tensor, Tensor]:
+def _into_array(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> tuple[Number, Number]:
     """Loads of the array and arrivals at PEs.
 
     Whether a loop inside runs more than once depends on which tile of the buffer this is: the last one of a dimension
     may be a single tile of the array where the others are several. So the tiles are summed in classes: by the innermost
     loop of the operand that does run more than once.
     """
-    mine = RELEVANT[operand]
+    mine = {d: dims[d].all for d in RELEVANT[operand]}
     others = [d for d in DIMS if d not in mine]
 
-    def term(classes: dict[str, str], repeating: dict[str, str]) -> tuple[Number, Number]:
-        once, each = _elements(operand, {d: dims[d].sum(classes.get(d, "all")) for d in mine})
+    def term(sums: dict[str, _Sum], repeating: dict[str, str]) -> tuple[Number, Number]:
+        once, each = _elements(operand, sums)
         for d in others:
             loads, copies = dims[d].repeats(repeating[d])
             once, each = once * loads, each * copies
         return once, each
 
     if operand in mapping.streamed:
-        return term({}, dict.fromkeys(others, "both"))
-    total, arrivals, classes = 0.0, 0.0, {}
+        return term(mine, dict.fromkeys(others, "both"))
+    total, arrivals = 0.0, 0.0
     for place in reversed(range(len(mapping.buffer))):
         d = mapping.buffer[place]
         if d in mine:
             outside = mapping.buffer[:place]
             repeating = {other: "both" if other in outside else "outer" for other in others}
-            once, each = term({**classes, d: "several"}, repeating)
-            total, arrivals, classes = total + once, arrivals + each, {**classes, d: "one"}
-    once, each = _elements(operand, {d: dims[d].sum(classes.get(d, "all")) for d in mine})
-    moved = torch.tensor(False)
+            once, each = term({**mine, d: dims[d].several}, repeating)
+            total, arrivals = total + once, arrivals + each
+            mine[d] = dims[d].one
+    once, each = _elements(operand, mine)  # nothing in the buffer moves this operand
+    moved: Tensor | bool = False
     for d in reversed(mapping.dram):
         if d in mine:
             moved = moved | (dims[d].tiles > 1)
         else:
-            (loads, copies), (_, still) = dims[d].repeats("outer"), dims[d].repeats("none")
-            once, each = once * torch.where(moved, loads, 1.0), each * torch.where(moved, copies, still)
+            once = once * _chosen(moved, dims[d].tiles, 1.0)
+            each = each * _chosen(moved, dims[d].copies, dims[d].full)
     for d in others:
         if d not in mapping.dram:
-            each = each * dims[d].repeats("none")[1]
+            each = each * dims[d].full
     return total + once, arrivals + each
 
 
 def traffic(layer: Layer, mapping: Mapping) -> Traffic:
-    """Elements that each level moves, cycles, and what must fit; all float64 tensors of exact integers (to 2^53)."""
+    """Elements that each level moves, cycles, and what must fit; exact integers up to 2^53."""
     dims = {d: _Dim(d, layer, mapping) for d in DIMS}
-    into_buffer, into_array, arrivals = {}, {}, {}
-    for operand in RELEVANT:
-        into_array[operand], arrivals[operand] = _into_array(operand, dims, mapping)
-        into_buffer[operand] = (
-            into_array[operand] if operand in mapping.bypass else _into_buffer(operand, dims, mapping)
-        )
+    dram, buffer, network, held, private = {}, {}, {}, {}, {}
+    for operand, mine in RELEVANT.items():
+        buffer[operand], network[operand] = _into_array(operand, dims, mapping)
+        tile = {d: _Sum(1.0, dims[d].tile, _least(_number(layer.stride), dims[d].tile)) for d in mine}
+        dram[operand], held[operand] = _into_buffer(operand, dims, mapping), _elements(operand, tile)[0]
         if operand in mapping.bypass:
-            into_array[operand] = torch.zeros_like(into_array[operand])
-    cycles, iterations, active = _number(1), _number(1), _number(1)
-    for dim in dims.values():
-        cycles, iterations = cycles * dim.cycles, iterations * dim.sum().tiles
-        active = active * _parts(dim.array, dim.part)
-    held, private = {}, {}
-    for operand in RELEVANT:
-        one = {d: _Sum(1.0, dims[d].tile, torch.minimum(dims[d].stride, dims[d].tile)) for d in DIMS}
-        held[operand] = _elements(operand, one)[0] * (operand not in mapping.bypass)
-        # Positions (N, Y, X) pass through a PE one after the other: it holds one window, one partial sum a filter.
-        private[operand] = _number(1)
-        for d in RELEVANT[operand]:
-            if d in "GKCRS":
-                private[operand] = private[operand] * dims[d].part
-    cycles = cycles + mapping.fill * iterations
-    return Traffic(into_buffer, into_array, arrivals, cycles, iterations, active, held, private)
+            dram[operand], buffer[operand], held[operand] = buffer[operand], 0.0, 0.0
+        # Positions (N, Y, X) pass through a PE one after the other, and so does what is streamed.
+        kept = "" if operand in mapping.streamed else "GKCRS"
+        private[operand] = math.prod(dims[d].part for d in mine if d in kept)
+    cycles = math.prod(dim.cycles for dim in dims.values())
+    iterations = math.prod(dim.all.tiles for dim in dims.values())
+    active = math.prod(dim.full for dim in dims.values())
+    return Traffic(dram, buffer, network, cycles, iterations, active, held, private)
