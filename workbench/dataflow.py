@@ -106,7 +106,7 @@ class Layer:
     def volumes(self) -> dict[str, Number]:
         """Elements of each operand."""
         rows, columns = (
-            _extent(_Sum(1, out), _Sum(1, kernel, _least(self.stride, kernel)))
+            _extent(_Sum(1, out), _Sum(1, kernel, least(self.stride, kernel)))
             for out, kernel in ((self.Y, self.R), (self.X, self.S))
         )
         return {
@@ -158,8 +158,8 @@ class Traffic:
     however many PEs take it; ``network``: what arrives at the PEs, or leaves them. A summed operand is written so
     often, and read back so often but once an element.
 
-    ``cycles`` of the PEs, one point of the nest each a cycle, without fill; ``iterations``: tiles of the array; ``active``: PEs at work in a
-    full tile; ``held``, ``private``: elements in the buffer at a time, and in the registers of a PE.
+    ``cycles`` of the PEs, one point of the nest each a cycle, without fill; ``iterations``: tiles of the array;
+    ``active``: PEs at work in a full tile; ``held``, ``private``: elements in the buffer, and in a PE's registers.
     """
 
     dram: dict[str, Number]
@@ -172,12 +172,13 @@ class Traffic:
     private: dict[str, Number]
 
 
-def _number(x: Number) -> Number:
+def number(x: Number) -> Number:
     """A float, or a float64 tensor: numbers that are the same in all design points cost no tensor operation."""
     return x.double() if isinstance(x, Tensor) else float(x)
 
 
-def _least(a: Number, b: Number) -> Number:
+def least(a: Number, b: Number) -> Number:
+    """The smaller one, of numbers and tensors."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.minimum(a, b)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
@@ -185,12 +186,26 @@ def _least(a: Number, b: Number) -> Number:
     return min(a, b)
 
 
+def largest(a: Number, b: Number) -> Number:
+    """The larger one."""
+    return -least(-a, -b)
+
+
+def up(x: Number) -> Number:
+    """The next integer."""
+    return torch.ceil(x) if isinstance(x, Tensor) else float(math.ceil(x))
+
+
+def down(x: Number) -> Number:
+    """The integer before."""
+    return -up(-x)
+
+
 def _parts(x: Number, size: Number) -> Number:
     """How many pieces of a size it takes."""
     if not isinstance(size, Tensor) and size == 1:
         return x
-    quotient = x / size
-    return torch.ceil(quotient) if isinstance(quotient, Tensor) else float(math.ceil(quotient))
+    return up(x / size)
 
 
 def _chosen(condition: Tensor | bool, yes: Number, no: Number) -> Number:
@@ -225,13 +240,13 @@ class _Dim:
     """
 
     def __init__(self, d: str, layer: Layer, mapping: Mapping) -> None:
-        whole, stride = _number(getattr(layer, d)), _number(layer.stride)
-        spatial = _number(mapping.spatial.get(d, 1))
+        whole, stride = number(getattr(layer, d)), number(layer.stride)
+        spatial = number(mapping.spatial.get(d, 1))
         self.outer, self.inner = d in mapping.dram, d in mapping.buffer
-        self.tile = _least(_number(mapping.tile.get(d, 1)), whole) if self.outer else whole
+        self.tile = least(number(mapping.tile.get(d, 1)), whole) if self.outer else whole
         if self.inner:
-            self.part = _least(_number(mapping.register.get(d, 1)), self.tile)
-            self.array = _least(spatial * self.part, self.tile)
+            self.part = least(number(mapping.register.get(d, 1)), self.tile)
+            self.array = least(spatial * self.part, self.tile)
         else:
             self.part, self.array = _parts(self.tile, spatial), self.tile
         self.tiles = _parts(whole, self.tile) if self.outer else 1.0
@@ -239,9 +254,9 @@ class _Dim:
         last = whole - (self.tiles - 1) * self.tile
         kinds = [(self.tiles - 1, self.tile), (1.0, last)] if self.outer else [(1.0, whole)]
         self.of_buffer = _Sum(self.tiles, whole)
-        self.copies = (self.tiles - 1) * self.full + _parts(_least(self.array, last), self.part)
+        self.copies = (self.tiles - 1) * self.full + _parts(least(self.array, last), self.part)
         if d in "RS":
-            steps = (self.tiles - 1) * _least(stride, self.tile) + _least(stride, last)
+            steps = (self.tiles - 1) * least(stride, self.tile) + least(stride, last)
             self.of_buffer = _Sum(self.tiles, whole, steps)
 
         self.all, self.several, self.cycles = _Sum(0.0, 0.0), _Sum(0.0, 0.0), 0.0
@@ -253,15 +268,15 @@ class _Dim:
             if d in "RS":
 
                 def steps(size: Number, parts: Number) -> Number:
-                    return (parts - 1) * _least(stride, self.part) + _least(stride, size - (parts - 1) * self.part)
+                    return (parts - 1) * least(stride, self.part) + least(stride, size - (parts - 1) * self.part)
 
                 found = found._replace(
-                    steps=(count - 1) * _least(stride, self.array) + _least(stride, end),
+                    steps=(count - 1) * least(stride, self.array) + least(stride, end),
                     part_steps=(count - 1) * steps(self.array, self.full) + steps(end, end_parts),
                 )
             found = found.times(many)
             self.all = self.all.plus(found)
-            self.cycles = self.cycles + many * ((count - 1) * self.part + _least(self.part, end))
+            self.cycles = self.cycles + many * ((count - 1) * self.part + least(self.part, end))
             if self.inner:
                 self.several = self.several.plus(found.times(_chosen(count > 1, 1.0, 0.0)))
         self.one = self.all.minus(self.several) if self.inner else self.all
@@ -354,7 +369,7 @@ def traffic(layer: Layer, mapping: Mapping) -> Traffic:
     dram, buffer, network, held, private = {}, {}, {}, {}, {}
     for operand, mine in RELEVANT.items():
         buffer[operand], network[operand] = _into_array(operand, dims, mapping)
-        tile = {d: _Sum(1.0, dims[d].tile, _least(_number(layer.stride), dims[d].tile)) for d in mine}
+        tile = {d: _Sum(1.0, dims[d].tile, least(number(layer.stride), dims[d].tile)) for d in mine}
         dram[operand], held[operand] = _into_buffer(operand, dims, mapping), _elements(operand, tile)[0]
         if operand in mapping.bypass:
             dram[operand], buffer[operand], held[operand] = buffer[operand], 0.0, 0.0
