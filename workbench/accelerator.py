@@ -115,9 +115,9 @@ class Accelerator:
 def generic(rows: Number = 16, columns: Number = 16, buffer_kb: Number = 128, **changes: Any) -> Accelerator:
     """A 45 nm accelerator of our own making, out of Horowitz's energies and the laws of this module.
 
-    Registers of 384, 64 and 64 bytes a PE follow the SRAM law, a delivery costs two accesses of 512 bytes (Eyeriss' size
-    and ratio), DRAM is the cheaper of Horowitz's two. Bandwidths and frequency are our choice. ``changes`` replace
-    fields of the result.
+    Registers of 384, 64 and 64 bytes a PE follow the SRAM law, a delivery costs two accesses of 512 bytes (ratio and
+    size are Eyeriss'), DRAM is the cheaper of Horowitz's two. Bandwidths and frequency are our choice. ``changes``
+    replace fields of the result.
     """
     registers = 384, 64, 64
     plain = Accelerator(

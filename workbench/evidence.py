@@ -144,7 +144,10 @@ def published(paper: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a paper, the kind of evidence that answers it, and its rule."""
+    """One claim of a paper, the kind of evidence that answers it, and its rule.
+
+    ``paper`` is whose notebook makes the row, where that is not the first part of the id.
+    """
 
     id: str
     claim: str
@@ -154,10 +157,11 @@ class Claim:
     published: float | None = None
     source: str | None = None
     verified: bool | None = None
+    paper: str | None = None
 
     def row(self, found: Interval | float | None, scale: str) -> dict[str, Any]:
         """The ledger's row; ``found`` is a number for analytic claims, None for what cannot be tested here."""
-        paper = self.id.split(".")[0]
+        paper = self.paper or self.id.split(".")[0]
         if isinstance(found, int | float):
             found = Interval(float(found), math.nan, math.nan, ())
         row = {

@@ -110,9 +110,7 @@ def best(layer: Layer, accelerator: Accelerator, dataflow: str = "row") -> Cost:
     energy = energy.where(flat([torch.as_tensor(c.fits).double() for c in costs]) > 0, torch.inf)
     found = energy.argmin(-1, keepdim=True)
     if bool(torch.isinf(energy.gather(-1, found)).any()):
-        raise WorkbenchError(
-            f"layer {layer.name!r} does not fit {accelerator.name} in any tiling: a larger buffer is needed"
-        )
+        raise WorkbenchError(f"no tiling of layer {layer.name!r} fits {accelerator.name}: it needs a larger buffer")
 
     def chosen(values: Sequence[Number]) -> Tensor:
         return flat(values).expand(energy.shape).gather(-1, found)[..., 0]
@@ -190,9 +188,7 @@ def _shape(event: Event) -> dict[str, Any]:
         n = math.prod(x[1:]) if first else x[0]
         return sizes | {"N": n, "C": c, "K": k, "density": event.options[1] / (k * c)}
     if len(weight) > 4 or not weight:
-        raise WorkbenchError(
-            f"{event.layer} ({event.op}) with weights {weight} has no loop nest here: replace it by hand"
-        )
+        raise WorkbenchError(f"{event.layer} ({event.op}) with weights of shape {weight} has no loop nest here")
     if len(weight) > 2 and event.options:
         source, target = (out, x) if event.options[1] else (x, out)
         groups = source[1] // weight[1]
@@ -333,8 +329,8 @@ BITS, ARRAYS, BUFFERS = (2, 4, 8, 16), (8, 16, 32), (32, 128, 512)
 
 
 def explorer(model: nn.Module, *inputs: Any, name: str = "energy", training: bool = False) -> Explorer:
-    """Where a model's energy goes on `generic`: by level, operand and layer, with sliders for bits, array and buffer and
-    a choice of the dataflow. Everything is swept ahead, so that a slider answers at once.
+    """Where a model's energy goes on `generic`: by level, operand and layer, with sliders for bits, array and buffer
+    and a choice of the dataflow. Everything is swept ahead, so that a slider answers at once.
     """
     from workbench.explorer import Bars, Choice, Counters, Explorer, Slider
 
