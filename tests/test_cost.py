@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from workbench import WorkbenchError
-from workbench.cost import Macs, as_published, count, total, training_bitops
-from workbench.resnets import BasicBlock, Bottleneck, cifar_resnet, imagenet_resnet, mobilenet_v2
+from workbench.cost import LOUD, Macs, Operations, as_published, count, record, total, training_bitops
+from workbench.resnets import BasicBlock, Bottleneck, _stages, cifar_resnet, imagenet_resnet, mobilenet_v2
 
 
 def flops(model, *inputs, backward=False):
@@ -235,6 +235,214 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(net):
     assert "\n" not in str(error.value)
 
 
+def test_an_unknown_operation_on_many_elements_is_loud():
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x).real
+
+    net = nn.Sequential(nn.Linear(8, 8), Spectrum())
+    with pytest.warns(
+        UserWarning, match=r"^1: the operation _fft_r2c on 1,008 elements is not known here and counts as 0"
+    ):
+        count(net, torch.zeros(126, 8))
+    assert LOUD < 126 * 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        count(net, torch.zeros(2, 8))
+
+
+def test_the_networks_of_the_workbench_have_no_unknown_operation():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for build, size in ((lambda: cifar_resnet(8), 32), (mobilenet_v2, 32), (lambda: imagenet_resnet(18), 224)):
+            on_meta(build, size=size)
+        net = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.GELU(), nn.MaxPool2d(2), nn.LeakyReLU(), nn.Dropout(0.1), nn.Flatten()
+        )
+        count(net.append(nn.Softmax(-1)), torch.zeros(64, 3, 16, 16))
+
+
+# --- scalar operations -------------------------------------------------------------------------------------------
+
+
+def forward_work(net, *inputs):
+    table = count(net, *inputs)
+    return Operations(*(table[name].sum() for name in Operations._fields))
+
+
+def by_loops(x, weight, stride, padding, groups):
+    """Multiplications of a convolution, one by one, padding among them."""
+    N, C, H, W = x
+    K, c, R, S = weight
+    H, W, n = H + 2 * padding, W + 2 * padding, 0
+    for _ in range(N):
+        for k in range(K):
+            for y in range(0, H - R + 1, stride):
+                for x in range(0, W - S + 1, stride):
+                    for channel in range(C):
+                        same_group = channel // c == k // (K // groups)
+                        n += sum(same_group and y + r < H and x + q < W for r in range(R) for q in range(S))
+    return n
+
+
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.integers(0, 1))
+@settings(max_examples=20, deadline=None)
+def test_a_tiny_convolution_multiplication_by_multiplication(batch, groups, channels, kernel, stride, padding):
+    net = nn.Conv2d(groups * channels, groups, kernel, stride, padding, groups=groups)
+    found = forward_work(net, torch.zeros(batch, groups * channels, 4, 5))
+    shapes = (batch, groups * channels, 4, 5), tuple(net.weight.shape)
+    macs = by_loops(*shapes, stride, padding, groups)
+    assert found == Operations(macs, macs)
+
+
+@given(st.integers(1, 7), st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_sparse_products_cost_their_entries(rows, inner, columns, seed):
+    class Product(nn.Module):
+        def forward(self, a, b):
+            return a @ b
+
+    class SparseMM(nn.Module):
+        def forward(self, a, b):
+            return torch.sparse.mm(a, b)
+
+    matrix = (torch.rand(rows, inner, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
+    x, entries = torch.ones(inner, columns, requires_grad=True), int(matrix.sum())
+    for sparse in (matrix.to_sparse_coo(), matrix.to_sparse_csr()):
+        for product in (Product(), SparseMM()):
+            table = count(product, sparse, x)
+            assert table[["forward", "dx", "dw"]].sum().tolist() == [entries * columns, entries * columns, 0]
+            assert table["weights"].sum() == entries
+        assert count(Product(), sparse, x[:, 0])["forward"].sum() == entries
+        assert count(Product(), torch.ones(3, rows), sparse)["forward"].sum() == 3 * entries
+
+
+def edges(nodes, n, seed=0):
+    pairs = torch.randint(nodes, (2, n), generator=torch.Generator().manual_seed(seed))
+    return pairs[:, pairs[0] != pairs[1]]
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_message_passing_of_a_gcn_is_its_formula(normalised):
+    geometric = pytest.importorskip("torch_geometric.nn")
+    nodes, width = 40, 6
+    graph = edges(nodes, 200)
+    entries = graph.shape[1] + nodes * normalised  # E' = E + N with self-loops
+    conv = geometric.GCNConv(9, width, normalize=normalised)
+    weights = () if normalised else (torch.ones(graph.shape[1]),)
+    table = count(conv, torch.zeros(nodes, 9), graph, *weights)
+    passing = table[(table["op"] == "scatter_add") & (table["forward"] > 0)].iloc[0]
+    assert passing["forward"] == passing["multiplies"] == passing["adds"] == entries * width
+    assert passing["dx"] == entries * width
+    assert passing["dw"] == 0  # nobody trains the edges
+    assert passing["weights"] == entries
+    assert table["forward"].sum() == nodes * 9 * width + entries * width
+
+
+def test_message_passing_without_weights_only_adds_and_a_maximum_only_compares():
+    geometric = pytest.importorskip("torch_geometric.nn")
+    graph, x = edges(30, 120), torch.zeros(30, 5)
+    for aggregate, column in (("sum", "adds"), ("max", "comparisons")):
+        table = count(geometric.SAGEConv(5, 4, aggr=aggregate), x, graph)
+        passing = table[table["op"].str.startswith("scatter")]
+        assert passing[column].sum() == graph.shape[1] * 5
+        assert passing[["forward", "multiplies"]].sum().sum() == 0
+    gat = count(geometric.GATConv(5, 4, heads=2), x, graph)
+    passing = gat[(gat["op"] == "scatter_add") & (gat["forward"] > 0)].iloc[0]
+    entries = (graph.shape[1] + 30) * 8
+    assert passing[["forward", "dx", "dw"]].tolist() == [entries] * 3  # attention is trained
+
+
+def test_trained_edge_weights_pay_for_their_gradient():
+    geometric = pytest.importorskip("torch_geometric.nn")
+    graph = edges(20, 90)
+    weights = torch.ones(graph.shape[1], requires_grad=True)
+    table = count(geometric.GraphConv(3, 4), torch.zeros(20, 3), graph, weights)
+    passing = table[table["op"] == "scatter_add"].iloc[0]
+    assert passing[["forward", "dx", "dw"]].tolist() == [3 * graph.shape[1], 0, 3 * graph.shape[1]]
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_fused_attention_is_two_products(on_cpu):
+    class Attention(nn.Module):
+        def forward(self, q, k, v):
+            if on_cpu:
+                q.sum().item()  # cannot run on the meta device
+            return F.scaled_dot_product_attention(q, k, v)
+
+    q = torch.zeros(2, 3, 5, 8, requires_grad=True)
+    k, v = torch.zeros(2, 3, 7, 8), torch.zeros(2, 3, 7, 6)
+    assert count(Attention(), q, k, v)["forward"].sum() == 2 * 3 * 5 * 7 * (8 + 6)
+
+
+class Adding(Adder):
+    """The same layer, counting itself."""
+
+    def operations(self, x, out):
+        taps = out.numel() * self.weight.shape[1]
+        return Operations(adds=2 * taps), Operations(adds=2 * taps, comparisons=taps), Operations(taps, taps)
+
+
+def test_a_layer_that_counts_itself_is_taken_at_its_word():
+    net = nn.Sequential(nn.Linear(4, 4), Adding())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = count(net, torch.zeros(3, 4)).set_index("layer")
+    assert list(table.index) == ["0", "1"]
+    row = table.loc["1"]
+    assert (row["op"], row["forward"], row["adds"], row["multiplies"]) == ("Adding", 0, 120, 0)
+    assert (row["dx_adds"], row["dx_comparisons"], row["dw_multiplies"], row["dw"]) == (120, 60, 60, 60)
+    assert (row["weights"], row["inputs"], row["outputs"]) == (20, 12, 15)
+    frozen = count(Adding().requires_grad_(False), torch.zeros(3, 4))
+    assert frozen[["dx_adds", "dw_multiplies"]].sum().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected"),
+    [
+        (nn.ReLU(), (2, 3), Operations(comparisons=6)),
+        (nn.MaxPool2d(3, 2), (1, 2, 7, 7), Operations(comparisons=2 * 9 * 8)),
+        (nn.AvgPool2d(2), (1, 2, 4, 4), Operations(multiplies=8, adds=8 * 3)),
+        (nn.AdaptiveAvgPool2d(1), (1, 2, 4, 4), Operations(multiplies=2, adds=2 * 15)),
+        (nn.Sigmoid(), (2, 3), Operations(multiplies=6)),
+        (nn.Softmax(-1), (2, 3), Operations(12, 12, 0, 6)),
+        (nn.BatchNorm2d(3).eval(), (2, 3, 4, 4), Operations(96, 96)),
+        (nn.BatchNorm2d(3).train(), (2, 3, 4, 4), Operations(192, 288)),
+        (nn.LayerNorm(4), (2, 4), Operations(16, 24)),
+        (nn.Flatten(), (2, 3, 4), Operations()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_elementwise_work(layer, shape, expected):
+    assert forward_work(layer, torch.zeros(shape)) == expected
+
+
+def test_a_shortcut_adds():
+    table = count(BasicBlock(4, 4), torch.zeros(1, 4, 6, 6))
+    assert table.loc[table["op"] == "add", "adds"].sum() == 4 * 36
+
+
+def test_products_are_multiplications_with_additions_and_touch_their_operands():
+    table = count(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), torch.zeros(2, 3, 8, 8))
+    for columns in (("forward", "multiplies"), ("dx", "dx_multiplies"), ("dw", "dw_adds")):
+        assert (table[columns[0]] == table[columns[1]]).all()
+    assert table[["weights", "inputs", "outputs"]].to_numpy().tolist() == [[108, 384, 288], [8, 288, 144]]
+
+
+def test_a_model_that_asks_for_values_runs_for_real_and_leaves_no_trace():
+    class Peeking(nn.Linear):
+        def forward(self, x):
+            return super().forward(x[x.sum(1) > 0]) + torch.rand(1)
+
+    x, state = torch.tensor([[1.0, 1], [-1, -1], [2, 2]]), torch.get_rng_state()
+    assert count(Peeking(2, 3), x)["forward"].sum() == 2 * 2 * 3
+    torch.set_rng_state(state)
+    net = Peeking(2, 3)
+    after = torch.get_rng_state()
+    record(net, x)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
 # --- BitOps ------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +523,52 @@ def test_imagenet_resnets(depth, parameters, gmacs):
     assert sum(p.numel() for p in net.parameters()) == parameters
     assert table["forward"].sum() == pytest.approx(gmacs * 1e9, rel=1e-5)
     assert total(table).dx == table["forward"].sum() - 3 * 64 * 49 * 112**2  # the first layer's dX is not needed
+
+
+def chain(*layers):
+    """Convolutions and poolings one after the other: (outputs, kernel, stride, groups) or "pool"."""
+    net, inputs = nn.Sequential(), 3
+    for layer in layers:
+        if layer == "pool":
+            net.append(nn.MaxPool2d(2))
+        else:
+            outputs, kernel, stride, groups = layer
+            net.append(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False))
+            inputs = outputs
+    return net
+
+
+def vgg16():
+    widths = [64, 64, "pool", 128, 128, "pool", *[256] * 3, "pool", *[512] * 3, "pool", *[512] * 3]
+    return chain(*(w if w == "pool" else (w, 3, 1, 1) for w in widths))
+
+
+def mobilenet_v2_imagenet():
+    layers, inputs = [(32, 3, 2, 1)], 32
+    stages = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    for expand, outputs, repeats, stride in stages:
+        for i in range(repeats):
+            wide = expand * inputs
+            layers += [(wide, 1, 1, 1)] * (expand > 1) + [(wide, 3, stride if i == 0 else 1, wide), (outputs, 1, 1, 1)]
+            inputs = outputs
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000))
+    return nn.Sequential(chain(*layers, (1280, 1, 1, 1)), head)
+
+
+def resnet50():
+    blocks, outputs = _stages(Bottleneck, (3, 4, 6, 3), 64, 64)
+    stem = nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(outputs, 1000))
+
+
+@pytest.mark.parametrize(
+    ("build", "gmacs"),
+    [(vgg16, 15.3466), (mobilenet_v2_imagenet, 0.300775), (resnet50, 4.0892)],
+    ids=["vgg16's convolutions", "mobilenet_v2", "resnet50"],
+)
+def test_published_counts(build, gmacs):
+    _, table = on_meta(build, size=224)
+    assert table["forward"].sum() / 1e9 == pytest.approx(gmacs, rel=2e-5)
 
 
 def test_mobilenet_by_hand():

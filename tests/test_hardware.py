@@ -17,7 +17,7 @@ from torch import nn
 from workbench import WorkbenchError, hardware
 from workbench.accelerator import Accelerator, evaluate, eyeriss, generic, sram_energy, unit_energies
 from workbench.cost import Operations
-from workbench.dataflow import RELEVANT, Layer, Mapping, traffic
+from workbench.dataflow import RELEVANT, Layer, Mapping, pieces, traffic
 from workbench.eyeriss import ALEXNET, ledger_rows, row_stationary
 from workbench.eyeriss import table as eyeriss_table
 from workbench.figures import figure
@@ -120,6 +120,29 @@ def test_thousands_of_random_nests_move_exactly_what_a_walk_counts(seed):
                     counts[f"{operand} {level} again"] = more
                 counts[f"{operand} network"] = found.network[operand]
             assert {name: at(value, place) for name, value in counts.items()} == expected, (dram, buffer, point)
+
+
+def test_pieces_are_exact_where_a_reciprocal_would_round_up():
+    sizes = torch.arange(1, 300).double()
+    for whole in range(1, 400):
+        counted = [-(-whole // size) for size in range(1, 300)]
+        assert pieces(float(whole), sizes).tolist() == counted
+        assert [pieces(whole, size) for size in range(1, 300)] == counted
+        assert pieces(torch.tensor(float(whole)).double(), sizes).tolist() == counted
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_numbers_and_tensors_are_the_same_nest(dataflow):
+    chance = random.Random(1)
+    tiles = [{d: float(chance.randint(1, int(getattr(CONV3, d)))) for d in "NKCY"} | {"G": 1.0} for _ in range(40)]
+    tile = {d: torch.tensor([t[d] for t in tiles]).double() for d in tiles[0]}
+    together = traffic(CONV3, hardware.mapping(CONV3, generic(7, 9), dataflow, "GKCNY", tile))
+    for place, sizes in enumerate(tiles):
+        alone = traffic(CONV3, hardware.mapping(CONV3, generic(7, 9), dataflow, "GKCNY", sizes))
+        for level in ("dram", "buffer", "network", "held", "private"):
+            for operand, value in getattr(together, level).items():
+                assert at(value, place) == at(getattr(alone, level)[operand], 0), (level, operand, sizes)
+        assert at(together.cycles, place) == alone.cycles
 
 
 def test_the_walk_by_hand():

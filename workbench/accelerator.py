@@ -19,7 +19,7 @@ from torch import Tensor
 
 from workbench import ROOT, WorkbenchError
 from workbench.cost import Operations
-from workbench.dataflow import RELEVANT, WRITTEN, Layer, Mapping, Number, largest, traffic, up
+from workbench.dataflow import RELEVANT, WRITTEN, Layer, Mapping, Number, largest, pieces, times, traffic
 
 # --- unit energies -----------------------------------------------------------------------------------------------
 
@@ -34,6 +34,7 @@ def unit_energies() -> pd.DataFrame:
     return table.astype({"verified": bool}).sort_index()
 
 
+@cache
 def unit_energy(op: str, format: str, platform: str = "asic45") -> float:
     """Energy of one operation in pJ (of one bit moved, for ``sram`` and ``dram``).
 
@@ -225,9 +226,10 @@ def evaluate(layer: Layer, mapping: Mapping, accelerator: Accelerator) -> Cost:
     pj["compute", "arithmetic"] = work * arithmetic
     traffic_bits = {"buffer": 0.0, "DRAM": 0.0}
     for operand, register in zip(RELEVANT, a.register, strict=True):
-        share = layer.density if operand == "weights" else 1.0
-        dram, buffer, network = (share * kind[operand] for kind in (moved.dram, moved.buffer, moved.network))
-        volume, past = share * volumes[operand], operand in mapping.bypass
+        share, past = layer.density if operand == "weights" else 1.0, operand in mapping.bypass
+        dram, buffer, network, volume = (
+            times(share, kind[operand]) for kind in (moved.dram, moved.buffer, moved.network, volumes)
+        )
         squeezed = _run_length(bits[operand], zeros[operand]) if a.run_length and operand != "weights" else 1.0
         if operand == written:
             partial, last = 2 * (dram - volume) * a.accumulator_bits, volume * result * squeezed
@@ -280,8 +282,8 @@ def _arithmetic(work: Operations, first: Number, second: Number, a: Accelerator)
     pj = work.multiplies * a.multiply * first * second / 64 + min(work.adds, 1) * a.add * a.accumulator_bits / 8
     pj = pj + (max(work.adds - 1, 0) * a.add + work.shifts * a.shift + work.comparisons * a.add) * wider / 8
     if work.multiplies:
-        return pj, up(first / unit) * up(second / unit) / (a.native_bits / unit) ** 2
-    return pj, up(wider / unit) / (a.native_bits / unit)
+        return pj, pieces(first, unit) * pieces(second, unit) / (a.native_bits / unit) ** 2
+    return pj, pieces(wider, unit) / (a.native_bits / unit)
 
 
 def _run_length(bits: Number, zeros: Number) -> Number:

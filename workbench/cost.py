@@ -106,7 +106,7 @@ class _Recorder(TorchDispatchMode):
         self.names = {module: name for name, module in model.named_modules()}
         self.events: list[Event] = []
         self.unknown: dict[str, None] = {}
-        self.message: tuple[Tensor | None, bool, int] = (None, False, 0)  # see _messages
+        self.message: tuple[Tensor | None, tuple, int] = (None, (), 0)  # see _messages
         self.running: list[tuple[nn.Module, bool]] = []  # with: does an input of it need a gradient?
         self.inside = 0  # how many layers deep that count themselves
         self.ran: set[nn.Module] = set()
@@ -140,7 +140,8 @@ class _Recorder(TorchDispatchMode):
         counted = {event.layer for event in self.events if event.product or event.normalised}
         for module, name in self.names.items():
             lists = [m for m in module.children() if isinstance(m, nn.ParameterList | nn.ParameterDict)]
-            owns = any(True for m in (module, *lists) for _ in m.parameters(recurse=False))
+            owned = [name for m in (module, *lists) for name, _ in m.named_parameters(recurse=False)]
+            owns = any(name != "bias" for name in owned)  # a bias alone is an addition, and counted
             if owns and module in self.ran and name not in counted and not isinstance(module, FREE):
                 warnings.warn(
                     f"{name or 'the network itself'} ({type(module).__name__}) has parameters but no product known "
@@ -190,8 +191,8 @@ class _Recorder(TorchDispatchMode):
                 dx = work.times(torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
                 self.events.append(Event(self._layer(), name, (work, dx, Operations()), elements, normalised=norm))
                 if name == "mul":
-                    weights = min(tensors, key=_size)  # one an edge, where the other factor has a row an edge
-                    self.message = result, weights.requires_grad, len(self.events) - 1
+                    factors = sorted(tensors, key=_size)  # one number an edge, and a row of features an edge
+                    self.message = result, tuple(t.requires_grad for t in factors), len(self.events) - 1
 
     def _layer(self) -> str:
         return self.names[self.running[-1][0]] if self.running else ""
@@ -216,10 +217,13 @@ class _Recorder(TorchDispatchMode):
         entries, nodes = source.shape[dim] if source.dim() else 1, out.shape[dim] if out.dim() else 1
         n = source.numel()
         work = Operations(n * weighted, n * (not largest), 0, n * largest)
-        works = work, work.times(source.requires_grad), work.times(weighted and self.message[1])
+        entry_grad, feature_grad = False, source.requires_grad
         if weighted:  # the multiplication noted before is the first half of these MACs
-            self.events.pop(self.message[2])
-            self.message = None, False, 0
+            _, needs, place = self.message
+            entry_grad, feature_grad = needs[0], needs[-1]
+            self.events.pop(place)
+            self.message = None, (), 0
+        works = work, work.times(feature_grad), work.times(entry_grad)
         shapes = (nodes, n // max(entries, 1)), (nodes, nodes), tuple(out.shape)
         self.events.append(
             Event(self._layer(), op, works, (entries * weighted, n, out.numel()), shapes, ("S X", entries))

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -188,24 +189,35 @@ def least(a: Number, b: Number) -> Number:
 
 def largest(a: Number, b: Number) -> Number:
     """The larger one."""
-    return -least(-a, -b)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.maximum(a, b)
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a.clamp(min=b) if isinstance(a, Tensor) else b.clamp(min=a)
+    return max(a, b)
 
 
-def up(x: Number) -> Number:
-    """The next integer."""
-    return torch.ceil(x) if isinstance(x, Tensor) else float(math.ceil(x))
+def pieces(x: Number, size: Number) -> Number:
+    """How many pieces of a size it takes: x / size rounded up, exactly."""
+    if not isinstance(x, Tensor) and not isinstance(size, Tensor):
+        return float(math.ceil(x / size))
+    if not isinstance(x, Tensor):  # float / tensor would multiply by the reciprocal: 273 * (1 / 91) is above 3
+        x = torch.tensor(x, dtype=torch.float64)
+    return x if isinstance(size, float) and size == 1 else torch.ceil(x / size)
 
 
-def down(x: Number) -> Number:
-    """The integer before."""
-    return -up(-x)
+def times(a: Number, b: Number) -> Number:
+    """Their product; a whole tensor operation is saved where one is 0 or 1 for all design points."""
+    for x, other in ((a, b), (b, a)):
+        if not isinstance(x, Tensor) and x in (0, 1):
+            return other if x else 0.0
+    return a * b
 
 
-def _parts(x: Number, size: Number) -> Number:
-    """How many pieces of a size it takes."""
-    if not isinstance(size, Tensor) and size == 1:
-        return x
-    return up(x / size)
+def _plus(a: Number, b: Number) -> Number:
+    for x, other in ((a, b), (b, a)):
+        if not isinstance(x, Tensor) and x == 0:
+            return other
+    return a + b
 
 
 def _chosen(condition: Tensor | bool, yes: Number, no: Number) -> Number:
@@ -222,13 +234,13 @@ class _Sum(NamedTuple):
     part_steps: Number = 0.0
 
     def times(self, many: Number) -> _Sum:
-        return self if isinstance(many, float) and many == 1 else _Sum(*(many * x for x in self))
+        return _Sum(*(times(many, x) for x in self))
 
     def plus(self, other: _Sum) -> _Sum:
-        return _Sum(*(a + b for a, b in zip(self, other, strict=True)))
+        return _Sum(*(_plus(a, b) for a, b in zip(self, other, strict=True)))
 
     def minus(self, other: _Sum) -> _Sum:
-        return _Sum(*(a - b for a, b in zip(self, other, strict=True)))
+        return _Sum(*(a if isinstance(b, float) and b == 0 else a - b for a, b in zip(self, other, strict=True)))
 
 
 class _Dim:
@@ -248,37 +260,39 @@ class _Dim:
             self.part = least(number(mapping.register.get(d, 1)), self.tile)
             self.array = least(spatial * self.part, self.tile)
         else:
-            self.part, self.array = _parts(self.tile, spatial), self.tile
-        self.tiles = _parts(whole, self.tile) if self.outer else 1.0
-        self.full = _parts(self.array, self.part)  # PEs of a full tile
+            self.part, self.array = pieces(self.tile, spatial), self.tile
+        self.tiles = pieces(whole, self.tile) if self.outer else 1.0
+        self.full = pieces(self.array, self.part)  # PEs of a full tile
         last = whole - (self.tiles - 1) * self.tile
         kinds = [(self.tiles - 1, self.tile), (1.0, last)] if self.outer else [(1.0, whole)]
         self.of_buffer = _Sum(self.tiles, whole)
-        self.copies = (self.tiles - 1) * self.full + _parts(least(self.array, last), self.part)
+        self.copies = (self.tiles - 1) * self.full + pieces(least(self.array, last), self.part)
         if d in "RS":
             steps = (self.tiles - 1) * least(stride, self.tile) + least(stride, last)
             self.of_buffer = _Sum(self.tiles, whole, steps)
 
         self.all, self.several, self.cycles = _Sum(0.0, 0.0), _Sum(0.0, 0.0), 0.0
         for many, size in kinds:
-            count = _parts(size, self.array) if self.inner else 1.0
+            count = pieces(size, self.array) if self.inner else 1.0
             end = size - (count - 1) * self.array if self.inner else size
-            end_parts = _parts(end, self.part)
-            found = _Sum(count, size, parts=(count - 1) * self.full + end_parts)
+            end_parts = pieces(end, self.part)
+            found = _Sum(count, size, parts=_plus(times(count - 1, self.full), end_parts))
             if d in "RS":
 
                 def steps(size: Number, parts: Number) -> Number:
                     return (parts - 1) * least(stride, self.part) + least(stride, size - (parts - 1) * self.part)
 
                 found = found._replace(
-                    steps=(count - 1) * least(stride, self.array) + least(stride, end),
-                    part_steps=(count - 1) * steps(self.array, self.full) + steps(end, end_parts),
+                    steps=_plus(times(count - 1, least(stride, self.array)), least(stride, end)),
+                    part_steps=_plus(times(count - 1, steps(self.array, self.full)), steps(end, end_parts)),
                 )
             found = found.times(many)
             self.all = self.all.plus(found)
-            self.cycles = self.cycles + many * ((count - 1) * self.part + least(self.part, end))
+            busy = _plus(times(count - 1, self.part), least(self.part, end))
+            self.cycles = _plus(self.cycles, times(many, busy))
             if self.inner:
                 self.several = self.several.plus(found.times(_chosen(count > 1, 1.0, 0.0)))
+        self.all = self.all._replace(sizes=whole)
         self.one = self.all.minus(self.several) if self.inner else self.all
 
     def repeats(self, how: str) -> tuple[Number, Number]:
@@ -292,7 +306,7 @@ class _Dim:
 def _extent(out: _Sum, kernel: _Sum, parts: bool = False) -> Number:
     """Input rows under tiles of output rows and kernel rows: (y - 1) min(stride, r) + r, summed over all pairs."""
     tiles, steps = (out.parts, kernel.part_steps) if parts else (out.tiles, kernel.steps)
-    return (out.sizes - tiles) * steps + tiles * kernel.sizes
+    return _plus(times(out.sizes - tiles, steps), times(tiles, kernel.sizes))
 
 
 def _elements(operand: str, sums: dict[str, _Sum]) -> tuple[Number, Number]:
@@ -300,13 +314,13 @@ def _elements(operand: str, sums: dict[str, _Sum]) -> tuple[Number, Number]:
     unique = 1.0
     for d in RELEVANT[operand]:
         if operand != "inputs" or d in "NGC":
-            unique = unique * sums[d].sizes
+            unique = times(unique, sums[d].sizes)
     if operand != "inputs":
         return unique, unique
     pairs = (sums["Y"], sums["R"]), (sums["X"], sums["S"])
     once, each = unique, unique
     for out, kernel in pairs:
-        once, each = once * _extent(out, kernel), each * _extent(out, kernel, parts=True)
+        once, each = times(once, _extent(out, kernel)), times(each, _extent(out, kernel, parts=True))
     return once, each
 
 
@@ -317,7 +331,7 @@ def _into_buffer(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> Numbe
         if d in RELEVANT[operand]:
             moved = moved | (dims[d].tiles > 1)
         else:
-            elements = elements * _chosen(moved, dims[d].tiles, 1.0)
+            elements = times(elements, _chosen(moved, dims[d].tiles, 1.0))
     return elements
 
 
@@ -335,7 +349,7 @@ def _into_array(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> tuple[
         once, each = _elements(operand, sums)
         for d in others:
             loads, copies = dims[d].repeats(repeating[d])
-            once, each = once * loads, each * copies
+            once, each = times(once, loads), times(each, copies)
         return once, each
 
     if operand in mapping.streamed:
@@ -347,7 +361,7 @@ def _into_array(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> tuple[
             outside = mapping.buffer[:place]
             repeating = {other: "both" if other in outside else "outer" for other in others}
             once, each = term({**mine, d: dims[d].several}, repeating)
-            total, arrivals = total + once, arrivals + each
+            total, arrivals = _plus(total, once), _plus(arrivals, each)
             mine[d] = dims[d].one
     once, each = _elements(operand, mine)  # nothing in the buffer moves this operand
     moved: Tensor | bool = False
@@ -355,12 +369,12 @@ def _into_array(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> tuple[
         if d in mine:
             moved = moved | (dims[d].tiles > 1)
         else:
-            once = once * _chosen(moved, dims[d].tiles, 1.0)
-            each = each * _chosen(moved, dims[d].copies, dims[d].full)
+            once = times(once, _chosen(moved, dims[d].tiles, 1.0))
+            each = times(each, _chosen(moved, dims[d].copies, dims[d].full))
     for d in others:
         if d not in mapping.dram:
-            each = each * dims[d].full
-    return total + once, arrivals + each
+            each = times(each, dims[d].full)
+    return _plus(total, once), _plus(arrivals, each)
 
 
 def traffic(layer: Layer, mapping: Mapping) -> Traffic:
@@ -375,8 +389,7 @@ def traffic(layer: Layer, mapping: Mapping) -> Traffic:
             dram[operand], buffer[operand], held[operand] = buffer[operand], 0.0, 0.0
         # Positions (N, Y, X) pass through a PE one after the other, and so does what is streamed.
         kept = "" if operand in mapping.streamed else "GKCRS"
-        private[operand] = math.prod(dims[d].part for d in mine if d in kept)
-    cycles = math.prod(dim.cycles for dim in dims.values())
-    iterations = math.prod(dim.all.tiles for dim in dims.values())
-    active = math.prod(dim.full for dim in dims.values())
+        private[operand] = reduce(times, [dims[d].part for d in mine if d in kept], 1.0)
+    totals = zip(*((dim.cycles, dim.all.tiles, dim.full) for dim in dims.values()), strict=True)
+    cycles, iterations, active = (reduce(times, numbers) for numbers in totals)
     return Traffic(dram, buffer, network, cycles, iterations, active, held, private)

@@ -23,7 +23,7 @@ from workbench import WorkbenchError
 from workbench.accelerator import Accelerator, Cost, evaluate, generic
 from workbench.accelerator import unit_energy as unit_energy
 from workbench.cost import Event, record
-from workbench.dataflow import Layer, Mapping, Number, down, largest, least, up
+from workbench.dataflow import Layer, Mapping, Number, largest, least, pieces
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def mapping(layer: Layer, accelerator: Accelerator, dataflow: str, order: str, t
         found = {}
         for d in dims:
             found[d] = least(sizes[d], pes)
-            pes = down(pes / found[d])
+            pes = -pieces(-pes, found[d])  # rounded down
         return found
 
     if dataflow == "weight":
@@ -71,19 +71,13 @@ def mapping(layer: Layer, accelerator: Accelerator, dataflow: str, order: str, t
     if dataflow != "row":
         raise WorkbenchError(f"no dataflow {dataflow!r}: choose from {', '.join(DATAFLOWS)}")
     spatial = spread("RYKCNG", h * w)
-    weights, inputs, sums = accelerator.register_bits
-    row = layer.S * up(layer.R / spatial["R"])  # of one channel, in one PE
-    channels = _least_of(sizes["C"], weights / (layer.weight_bits * row), inputs / (layer.input_bits * row))
-    filters = _least_of(
-        sizes["K"] / spatial["K"],
-        weights / (layer.weight_bits * row * channels),
-        sums / accelerator.accumulator_bits,
-    )
+    row = layer.S * pieces(layer.R, spatial["R"])  # of one channel, in one PE
+    bits = layer.weight_bits, layer.input_bits, accelerator.accumulator_bits
+    room = [-pieces(-size, width) for size, width in zip(accelerator.register_bits, bits, strict=True)]
+    channels = largest(reduce(least, (sizes["C"], -pieces(-room[0], row), -pieces(-room[1], row))), 1)
+    filters = (-pieces(-sizes["K"], spatial["K"]), -pieces(-room[0], row * channels), room[2])
+    filters = largest(reduce(least, filters), 1)
     return Mapping(order, "GYCKN", tile, spatial, {"C": channels, "K": filters}, streamed=("inputs",))
-
-
-def _least_of(*bounds: Number) -> Number:
-    return largest(down(reduce(least, bounds)), 1)
 
 
 def best(layer: Layer, accelerator: Accelerator, dataflow: str = "row") -> Cost:
