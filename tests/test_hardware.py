@@ -5,7 +5,6 @@ import math
 import random
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -656,19 +655,17 @@ def test_the_explorer_shows_what_breakdown_finds():
 
 
 def test_a_drawn_breakdown_is_its_table():
-    table = pd.concat([breakdown(one_layer(k)).assign(arm=f"{k} filters") for k in (4, 8)])
-    table = table[["arm", *(c for c in table if c != "arm")]]
-    drawn, ax = figure()
-    shown = hardware.draw_breakdown(ax, table)
-    assert shown["arm"].tolist() == ["4 filters", "8 filters"]
-    widths = sum(bar.get_width() for container in ax.containers for bar in container)
-    assert widths == pytest.approx(table["pj"].sum() / 1e6)
-    np.testing.assert_allclose(shown[list(hardware.LEVELS)].to_numpy().sum(), widths)
-    assert drawn is ax.figure
-
-
-def one_layer(filters):
-    return [Layer("one", K=filters, C=3, Y=8, X=8, R=3, S=3)]
+    arms = {f"{k} filters": breakdown([Layer("one", K=k, C=3, Y=8, X=8, R=3, S=3)]) for k in (4, 8)}
+    table = hardware.side_by_side(arms)
+    assert table["arm"].unique().tolist() == list(arms)
+    assert table["level"].unique().tolist() == list(hardware.LEVELS)
+    for arm, found in arms.items():
+        assert table.loc[table["arm"] == arm, "pj"].sum() == pytest.approx(found["pj"].sum())
+    for by in ("level", "operand"):
+        _, ax = figure()
+        hardware.draw_breakdown(ax, table, by)
+        widths = sum(bar.get_width() for container in ax.containers for bar in container)
+        assert widths == pytest.approx(table["pj"].sum() / 1e6)
 
 
 def test_an_accelerator_is_plain_data():

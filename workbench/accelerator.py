@@ -19,7 +19,7 @@ from torch import Tensor
 
 from workbench import ROOT, WorkbenchError
 from workbench.cost import Operations
-from workbench.dataflow import RELEVANT, WRITTEN, Layer, Mapping, Number, largest, pieces, times, traffic
+from workbench.dataflow import RELEVANT, WRITTEN, Layer, Mapping, Number, largest, least, pieces, times, traffic
 
 # --- unit energies -----------------------------------------------------------------------------------------------
 
@@ -230,6 +230,8 @@ def evaluate(layer: Layer, mapping: Mapping, accelerator: Accelerator) -> Cost:
         dram, buffer, network, volume = (
             times(share, kind[operand]) for kind in (moved.dram, moved.buffer, moved.network, volumes)
         )
+        if layer.density != 1:  # no entry fetches an operand twice
+            dram, buffer, network = (least(kind, largest(points, volume)) for kind in (dram, buffer, network))
         squeezed = _run_length(bits[operand], zeros[operand]) if a.run_length and operand != "weights" else 1.0
         if operand == written:
             partial, last = 2 * (dram - volume) * a.accumulator_bits, volume * result * squeezed

@@ -57,7 +57,8 @@ class Layer:
         stride: of both directions.
         product: ``forward`` (Y = W X), ``dx`` (W G) or ``dw`` (G X), which sum into outputs, inputs, weights.
         arithmetic: operations at each of the nest's points: a MAC, an adder's 2 additions, a shift and an addition.
-        density: share of the weights that are there at all, as in a sparse matrix: the rest costs nothing.
+        density: share of the weights that are there at all, a number, as in a sparse matrix. The rest costs nothing;
+            the others move as the dense nest says, but no operand more often than once an entry.
         weight_zeros: share of the weights that are zero, whose work a machine may gate.
         input_zeros: the same of the inputs.
         output_zeros: the same of the outputs once their activation has been applied.

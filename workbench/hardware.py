@@ -10,6 +10,7 @@ input, and a dilated kernel as a dense one.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, reduce
@@ -302,21 +303,30 @@ def soft_maximum(values: Tensor, sharpness: float = 1.0) -> Tensor:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def draw_breakdown(ax: Axes, table: pd.DataFrame, by: str = "level", unit: float = 1e6) -> pd.DataFrame:
-    """Stacked bars of a breakdown, one a value of its first column (arm, layer), in uJ; returns what was drawn."""
+def side_by_side(arms: Dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Breakdowns by arm as one table: columns arm, level, operand, pj; levels and operands in order."""
+    table = (
+        pd.concat(arms, names=["arm"]).reset_index("arm").groupby(["arm", "level", "operand"], sort=False)["pj"].sum()
+    )
+    places = [(arm, level, operand) for arm in arms for level in LEVELS for operand in OPERANDS]
+    return table.reindex([place for place in places if place in table.index]).reset_index()
+
+
+def draw_breakdown(ax: Axes, table: pd.DataFrame, by: str = "level") -> None:
+    """Bars of a table of `side_by_side`, one an arm, stacked by ``level`` or ``operand``; in µJ, or mJ for much."""
     from workbench.figures import COLOURS
 
-    first = table.columns[0]
-    order = LEVELS if by == "level" else OPERANDS
-    shown = table.pivot_table(index=first, columns=by, values="pj", aggfunc="sum", sort=False).fillna(0) / unit
-    shown = shown[[name for name in order if name in shown]]
-    left = 0.0
-    for name, colour in zip(shown, list(COLOURS.values())[1:], strict=False):
-        ax.barh(shown.index.astype(str), shown[name], left=left, label=name, color=colour)
-        left = left + shown[name]
+    wide = table.pivot_table(index="arm", columns=by, values="pj", aggfunc="sum", sort=False).fillna(0)
+    much = wide.sum(axis=1).max() > 1e10
+    wide = wide / (1e9 if much else 1e6)
+    left = wide.sum(axis=1) * 0
+    for name, colour in zip(wide, list(COLOURS.values())[1:], strict=False):
+        bars = ax.barh(wide.index, wide[name], left=left, label=name, color=colour)
+        left = left + wide[name]
+    ax.bar_label(bars, [f"{total:,.3g}" for total in left], fontsize=8, padding=3)
     ax.invert_yaxis()
-    ax.set_xlabel("energy in µJ")
-    return shown.rename_axis(columns=None).reset_index()
+    ax.margins(x=0.1)
+    ax.set_xlabel(f"energy in {'mJ' if much else 'µJ'}")
 
 
 BITS, ARRAYS, BUFFERS = (2, 4, 8, 16), (8, 16, 32), (32, 128, 512)

@@ -15,6 +15,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from workbench import hardware
+from workbench.accelerator import generic
 from workbench.cost import Macs, as_published, count, training_bitops
 from workbench.evidence import claims_from, equals, published
 from workbench.papers.cpt.method import cyclic
@@ -59,6 +61,23 @@ def saving(low: int, high: int, error_bits: int) -> float:
     """Percent of BitOps that CPT saves against static ``high`` bits: the same for every network."""
     one = Macs(1, 1, 1)
     return 100 * (1 - bitops(one, low, high, error_bits) / bitops(one, high, high, error_bits))
+
+
+def energy(network: str, low: int, high: int, error_bits: int, scalable: bool) -> pd.DataFrame:
+    """Mean energy of one training step of `BATCH` images over the schedule, as `hardware.breakdown` has it.
+
+    ``scalable``: do the multipliers get cheaper with fewer bits, or are they 8 bits wide whatever comes?
+    """
+    build, size = NETWORKS[network]
+    bits, steps = cyclic(ITERATIONS, low, high).unique(return_counts=True)
+    with torch.device("meta"):
+        net, images = build(), torch.empty(BATCH, 3, size, size)
+    parts = []
+    for b, share in zip(bits.tolist(), (steps / ITERATIONS).tolist(), strict=True):
+        width = {"weight_bits": b, "input_bits": b, "error_bits": error_bits}
+        found = hardware.breakdown(net, images, accelerator=generic(scalable=scalable), training=True, **width)
+        parts.append(found.assign(pj=share * found["pj"], accesses=share * found["accesses"]))
+    return pd.concat(parts).groupby(["layer", "product", "level", "operand"], sort=False, as_index=False).sum()
 
 
 def table() -> pd.DataFrame:

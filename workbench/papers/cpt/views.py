@@ -12,11 +12,13 @@ from IPython.display import Image
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workbench import hardware
 from workbench.evidence import Result, interval, interval_or_none, means
 from workbench.evidence import published as printed
 from workbench.explorer import Choice, Counters, Explorer, Heatmap, Lines, Slider
 from workbench.figures import COLOURS, figure, save
 from workbench.papers.cpt import landscape, method, range_test
+from workbench.papers.cpt import published as analytic
 from workbench.papers.cpt.experiment import TEXT
 from workbench.papers.cpt.method import CYCLES
 from workbench.papers.cpt.published import ITERATIONS, NINETY_EPOCHS
@@ -119,6 +121,21 @@ def cells(result: Result) -> Image:
     ax.set(xlabel="recomputed minus printed, in % of the printed cell")
     ax.legend(fontsize=8)
     return save(drawn, table.drop(columns="remark"), "cells", result)
+
+
+def energy(result: Result, network: str = "c100.resnet38") -> Image:
+    """Mean energy of a training step of 128 images: static high bits and the cycle, by kind of multiplier."""
+    low, high, g = (result.parameters[name] for name in ("low", "high", "error_bits"))
+    arms = {
+        f"{name}, {kind} multipliers": analytic.energy(network, *bounds, g, scalable)
+        for scalable, kind in ((True, "bit-flexible"), (False, "8-bit"))
+        for name, bounds in ((f"static {high}", (high, high)), (f"CPT {low} to {high}", (low, high)))
+    }
+    table = hardware.side_by_side(arms)
+    drawn, ax = figure(9, 3)
+    hardware.draw_breakdown(ax, table)
+    drawn.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    return save(drawn, table, "energy", result)
 
 
 def contrasts(result: Result) -> Image:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from workbench import hardware
 from workbench.cost import Macs, as_published, count
 from workbench.evidence import claims_from, equals, published
 from workbench.resnets import cifar_resnet, imagenet_resnet
@@ -50,6 +51,14 @@ def macs(network: str) -> float:
 def training_macs(network: str, cost: float, images: float = ITERATIONS * BATCH) -> float:
     """MACs of 32 bits that a training takes at a mean cp of ``cost`` percent."""
     return 3 * macs(network) * images * cost / 100
+
+
+def energy(depth: int, bits: int, error_bits: int) -> pd.DataFrame:
+    """Where the energy of a training step of `BATCH` CIFAR images goes, as `hardware.breakdown` has it."""
+    with torch.device("meta"):
+        net, images = cifar_resnet(depth), torch.empty(BATCH, 3, 32, 32)
+    width = {"weight_bits": bits, "input_bits": bits, "error_bits": error_bits}
+    return hardware.breakdown(net, images, training=True, **width)
 
 
 def savings() -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import Image
 from numpy.typing import NDArray
 
+from workbench import hardware
 from workbench.evidence import Result, means
 from workbench.explorer import Choice, Counters, Explorer, Heatmap, Lines, Slider
 from workbench.figures import COLOURS, figure, save
@@ -258,6 +259,16 @@ def bits_and_time(result: Result) -> Image:
     table = pd.concat([printed[["network", "bits", "time"]], table])
     tolerance = {"bits": "bits_half", "time": "time_half", "bits_half": None, "time_half": None}
     return save(drawn, table, "bits_and_time", result, tolerance)
+
+
+def energy(result: Result, depth: int = 38) -> Image:
+    """Energy of a training step of 128 images in each of PFQ's stages, by level of the memory."""
+    arms = {f"{b} bits, errors {g}": cost.energy(depth, b, g) for b, g in STAGES}
+    table = hardware.side_by_side(arms)
+    drawn, ax = figure(8, 3)
+    hardware.draw_breakdown(ax, table)
+    drawn.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    return save(drawn, table, "energy", result)
 
 
 # --- explorers ---------------------------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ A multiply-accumulate is called a MAC here; the paper prints the same number as 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import pandas as pd
 
+from workbench.dataflow import Layer
 from workbench.evidence import published
 
 HIDDEN = 16
@@ -76,6 +78,26 @@ def gcn_macs(dataset: str, counter: str, p_g: float, p_w: float) -> dict[str, fl
         "aggregate": entries * (width + shape.C),
         "transform": (1 - p_w) * (inputs * HIDDEN + shape.N * HIDDEN * shape.C),
     }
+
+
+def layers(dataset: str, p_g: float, p_w: float, bits: int = 8) -> list[Layer]:
+    """The four products of a GCN pass that transforms first, for `hardware.breakdown`.
+
+    A matrix of the graph is stored as its entries, each with its column; pruned weights as those that are left and a
+    mask of one bit a weight. Zeros among the features and the weights are not multiplied, but are moved.
+    """
+    shape = SHAPES[dataset]
+    entries, store = (1 - p_g) * 2 * shape.E + shape.N, min(bits, (1 - p_w) * bits + 1)
+    zeros = 1 - NONZEROS[dataset] / (shape.N * shape.F)
+    width = {"weight_bits": bits, "input_bits": bits, "output_bits": bits}
+    pruned = width | {"weight_zeros": p_w, "weight_store": store}
+    graph = width | {"density": entries / shape.N**2, "weight_store": bits + math.ceil(math.log2(shape.N))}
+    return [
+        Layer("transform 1", N=shape.N, C=shape.F, K=HIDDEN, input_zeros=zeros, **pruned),
+        Layer("aggregate 1", N=HIDDEN, C=shape.N, K=shape.N, **graph),
+        Layer("transform 2", N=shape.N, C=HIDDEN, K=shape.C, **pruned),
+        Layer("aggregate 2", N=shape.C, C=shape.N, K=shape.N, **graph),
+    ]
 
 
 def table2() -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from IPython.display import Image
 from matplotlib.figure import Figure
 
-from workbench import early_bird
+from workbench import early_bird, hardware
 from workbench.evidence import Result, means, published
 from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Slider
 from workbench.figures import COLOURS, figure, save
@@ -319,6 +319,20 @@ def costs(result: Result) -> Image:
     axes[0].invert_yaxis()
     axes[1].legend(fontsize=7)
     return save(drawn, table, "costs", result)
+
+
+def energy(result: Result) -> Image:
+    """Energy of one pass of dense and ticket, by level of the memory, at the size of the paper's graphs."""
+    arms = {
+        f"{dataset}, {name}": hardware.breakdown(cost.layers(dataset, *pruned))
+        for dataset in cost.NONZEROS
+        for name, pruned in (("dense", (0.0, 0.0)), ("ticket", (0.2, 0.8)))
+    }
+    table = hardware.side_by_side(arms)
+    drawn, ax = figure(8, 3)
+    hardware.draw_breakdown(ax, table)
+    drawn.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    return save(drawn, table, "energy", result)
 
 
 # --- explorers -----------------------------------------------------------------------------------------------

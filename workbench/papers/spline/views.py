@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import Image
 from matplotlib.collections import LineCollection, PolyCollection
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from workbench import hardware
 from workbench.evidence import Result, interval_or_none, means
+from workbench.explorer import Explorer
 from workbench.figures import COLOURS, figure, save
+from workbench.nets import ConvNet
 from workbench.papers.spline.claims import LATE, SCRATCH, STEPS
 from workbench.papers.spline.experiment import SQUARE, Cell, Config
+from workbench.papers.spline.images import Setup
 from workbench.papers.spline.method import Task
 from workbench.papers.spline.partition import Partition, partition
 
@@ -361,3 +366,34 @@ def image_costs(result: Result) -> Image:
     axes[0].set_yticks(range(len(one)), names, fontsize=8)
     axes[0].invert_yaxis()
     return save(drawn, table, "image_costs", result)
+
+
+def _sized(setup: Setup, ratio: float) -> tuple[ConvNet, Tensor]:
+    """The conv net with the share ``ratio`` of every layer's channels gone, and an image of its size, on meta."""
+    inputs, side = (1, 8) if setup.dataset == "digits" else (3, 32)
+    with torch.device("meta"):
+        net = ConvNet(tuple(width - round(ratio * width) for width in setup.widths), inputs=inputs)
+        return net, torch.empty(1, inputs, side, side)
+
+
+def energy(result: Result) -> Image:
+    """Energy of one image by level of the memory, before and after channels are taken out."""
+    setups = [Setup.read(text) for text in result.parameters["images"]]
+    arms = {
+        f"{setup.dataset}, {100 * ratio:.0f} % pruned" if ratio else f"{setup.dataset}, dense": hardware.breakdown(
+            *_sized(setup, ratio)
+        )
+        for setup in setups
+        for ratio in (0.0, *result.parameters["image_ratios"])
+    }
+    table = hardware.side_by_side(arms)
+    drawn, axes = figure(8, 2.2 * len(setups) + 0.6, nrows=len(setups), squeeze=False)
+    for setup, ax in zip(setups, axes[:, 0], strict=True):
+        hardware.draw_breakdown(ax, table[table["arm"].str.startswith(f"{setup.dataset},")])
+    drawn.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    return save(drawn, table, "energy", result)
+
+
+def explore_energy(result: Result) -> Explorer:
+    """Where the energy of the last dense conv net goes, under bits, array, buffer and dataflow."""
+    return hardware.explorer(*_sized(Setup.read(result.parameters["images"][-1]), 0.0), name="spline-energy")
