@@ -437,10 +437,12 @@ def test_a_model_that_asks_for_values_runs_for_real_and_leaves_no_trace():
     x, state = torch.tensor([[1.0, 1], [-1, -1], [2, 2]]), torch.get_rng_state()
     assert count(Peeking(2, 3), x)["forward"].sum() == 2 * 2 * 3
     torch.set_rng_state(state)
-    net = Peeking(2, 3)
-    after = torch.get_rng_state()
+    net = nn.Sequential(Peeking(2, 3), nn.BatchNorm1d(3)).train()
+    before, after = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
     record(net, x)
     assert torch.equal(torch.get_rng_state(), after)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
 # --- BitOps ------------------------------------------------------------------------------------------------------

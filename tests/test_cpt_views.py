@@ -11,7 +11,7 @@ from workbench.papers.cpt import method, views
 from workbench.papers.cpt.experiment import Config, run
 
 FIGURES = ("schedules", "cells", "contrasts", "costs", "curves", "sharpness", "line", "plane", "range_accuracy")
-FIGURES += ("variance", "reestimation")
+FIGURES += ("variance", "reestimation", "energy")
 
 
 @pytest.fixture(scope="module")

@@ -435,7 +435,7 @@ def test_mutual_information_by_hand():
 def test_figures_are_saved_with_their_tables(result, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
     names = ("staircases", "accuracy_and_cost", "contrasts", "gate_choices", "dependence", "adaptation")
-    for name in (*names, "printed_costs", "bits_and_time"):
+    for name in (*names, "printed_costs", "bits_and_time", "energy"):
         getattr(views, name)(result)
         for ending in ("svg", "png", "csv"):
             assert (tmp_path / "fractrain" / f"{name}.{ending}").stat().st_size > 500

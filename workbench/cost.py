@@ -18,6 +18,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -110,9 +112,13 @@ class _Recorder(TorchDispatchMode):
         self.running: list[tuple[nn.Module, bool]] = []  # with: does an input of it need a gradient?
         self.inside = 0  # how many layers deep that count themselves
         self.ran: set[nn.Module] = set()
-        for module in self.names:
-            module.register_forward_pre_hook(self._enter, with_kwargs=True)
-            module.register_forward_hook(self._leave)
+        self.hooks = [m.register_forward_pre_hook(self._enter, with_kwargs=True) for m in self.names]
+        self.hooks += [m.register_forward_hook(self._leave) for m in self.names]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for hook in self.hooks:
+            hook.remove()
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
@@ -266,12 +272,23 @@ def _elementwise(name: str, func: Any, args: tuple, out: Tensor) -> Operations |
     return None
 
 
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[nn.Module]:
+    """The model itself, whose buffers are put back: not every model with sparse matrices can be copied."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield model
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+
 def record(model: nn.Module, *inputs: Any) -> list[Event]:
     """Every operation of a forward pass, in order. For arguments, warnings and errors see `count`."""
     parts = [x for x in (*inputs, *model.parameters(), *model.buffers()) if isinstance(x, Tensor)]
-    devices = ["meta", None] if all(not _sparse(x) for x in parts) else [None]
     failures: list[Exception] = []
-    for device in devices:
+    for device in ["cpu"] if any(map(_sparse, parts)) else ["meta", "cpu"]:
         try:
             # A fused attention would hide its products; a model that runs for real may draw random numbers.
             with (
@@ -279,9 +296,9 @@ def record(model: nn.Module, *inputs: Any) -> list[Event]:
                 torch.enable_grad(),
                 torch.random.fork_rng(devices=[]),
                 sdpa_kernel(SDPBackend.MATH),
+                _unchanged(model) if device == "cpu" else nullcontext(copy.deepcopy(model).to("meta")) as twin,
             ):
-                twin = copy.deepcopy(model).to(device) if device else copy.deepcopy(model)
-                given = [x.to(device) if device and isinstance(x, Tensor) else x for x in inputs]
+                given = [x.to("meta") if device == "meta" and isinstance(x, Tensor) else x for x in inputs]
                 with _Recorder(twin) as recorder:
                     twin(*given)
             recorder.warn()
@@ -297,7 +314,8 @@ def count(model: nn.Module, *inputs: Any) -> pd.DataFrame:
     """Operations of one training step, by layer: forward ``Y = W X`` and backward ``dX = W G`` and ``dW = G X``.
 
     A copy of the model runs on the meta device, in the mode (training, evaluation) it is in, so nothing is computed.
-    Only a model that asks for values (graph networks: where is an edge?) or has sparse matrices runs for real.
+    Only a model that asks for values (graph networks: where is an edge?) or has sparse matrices runs for real, where it
+    is; its buffers and the random numbers are put back.
 
     A gradient that nobody asks for costs nothing, so the first layer has no dX and a frozen one no dW. In a product of
     two activations (attention), dX and dW are the gradients of its first and its second factor; in a sparse product and

@@ -64,20 +64,23 @@ def saving(low: int, high: int, error_bits: int) -> float:
 
 
 def energy(network: str, low: int, high: int, error_bits: int, scalable: bool) -> pd.DataFrame:
-    """Mean energy of one training step of `BATCH` images over the schedule, as `hardware.breakdown` has it.
+    """Mean energy of one training step of `BATCH` images over the schedule: columns layer, product, level, operand, pj.
 
     ``scalable``: do the multipliers get cheaper with fewer bits, or are they 8 bits wide whatever comes?
     """
     build, size = NETWORKS[network]
     bits, steps = cyclic(ITERATIONS, low, high).unique(return_counts=True)
+    width, share = bits.double()[:, None], steps / ITERATIONS  # all bits side by side; columns are for tilings
     with torch.device("meta"):
         net, images = build(), torch.empty(BATCH, 3, size, size)
-    parts = []
-    for b, share in zip(bits.tolist(), (steps / ITERATIONS).tolist(), strict=True):
-        width = {"weight_bits": b, "input_bits": b, "error_bits": error_bits}
-        found = hardware.breakdown(net, images, accelerator=generic(scalable=scalable), training=True, **width)
-        parts.append(found.assign(pj=share * found["pj"], accesses=share * found["accesses"]))
-    return pd.concat(parts).groupby(["layer", "product", "level", "operand"], sort=False, as_index=False).sum()
+    width = {"weight_bits": width, "input_bits": width, "error_bits": error_bits}
+    layers = hardware.layers(net, images, training=True, **width)
+    rows = [
+        (layer.name, layer.product, *place, float((share * pj).sum()))
+        for layer, cost in hardware.costs(layers, accelerator=generic(scalable=scalable))
+        for place, pj in cost.pj.items()
+    ]
+    return pd.DataFrame(rows, columns=["layer", "product", "level", "operand", "pj"])
 
 
 def table() -> pd.DataFrame:
