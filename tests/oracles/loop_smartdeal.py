@@ -1,0 +1,31 @@
+"""SmartDeal's alternation for one block after the other, in numpy's own least squares and logarithms."""
+
+import math
+
+import numpy as np
+
+
+def nearest_power(value):
+    """Both neighbours are tried; of two equally near ones the smaller is taken."""
+    if value == 0:
+        return 0.0
+    low = 2.0 ** math.floor(math.log2(abs(value)))
+    size = min((low / 2, low, 2 * low), key=lambda p: (abs(p - abs(value)), p))
+    return math.copysign(min(size, 32.0), value)
+
+
+def decompose_block(w, threshold, rows, iterations):
+    """Coefficients and basis of one block [R, 3] in float64."""
+    real, basis, before = w.copy(), np.eye(3), None
+    for _ in range(iterations):
+        c = np.vectorize(nearest_power)(real)
+        if before is not None and np.linalg.norm(c - before) <= 1e-10:
+            break
+        before = c
+        basis = np.linalg.lstsq(c, w, rcond=None)[0]
+        real = np.linalg.lstsq(basis.T, w.T, rcond=None)[0].T
+        if rows:
+            real[np.abs(real).sum(1) < 5 * threshold] = 0
+        real[np.abs(real) < threshold] = 0
+    c = np.vectorize(nearest_power)(real)
+    return c, np.linalg.lstsq(c, w, rcond=None)[0]
