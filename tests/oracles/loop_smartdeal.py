@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+RCOND = 1e-9
+"""What is singular up to rounding counts as singular; numpy's own limit lies within the rounding of a 3x3 product."""
+
 
 def nearest_power(value):
     """Both neighbours are tried; of two equally near ones the smaller is taken."""
@@ -22,10 +25,10 @@ def decompose_block(w, threshold, rows, iterations):
         if before is not None and np.linalg.norm(c - before) <= 1e-10:
             break
         before = c
-        basis = np.linalg.lstsq(c, w, rcond=None)[0]
-        real = np.linalg.lstsq(basis.T, w.T, rcond=None)[0].T
+        basis = np.linalg.lstsq(c, w, rcond=RCOND)[0]
+        real = np.linalg.lstsq(basis.T, w.T, rcond=RCOND)[0].T
         if rows:
             real[np.abs(real).sum(1) < 5 * threshold] = 0
         real[np.abs(real) < threshold] = 0
     c = np.vectorize(nearest_power)(real)
-    return c, np.linalg.lstsq(c, w, rcond=None)[0]
+    return c, np.linalg.lstsq(c, w, rcond=RCOND)[0]
