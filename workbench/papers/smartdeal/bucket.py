@@ -116,7 +116,7 @@ class BucketSwitch:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Move the coefficients by the gradients they have."""
+        """Move the coefficients by the gradients they have, and drop these."""
         state = zip(self.parameters, self.smallest, self.masks, self.velocity, self.counters, strict=True)
         for c, smallest, mask, velocity, counter in state:
             velocity.mul_(self.momentum).add_(c.grad)
@@ -126,6 +126,7 @@ class BucketSwitch:
             full = counter.abs() >= self.bar
             c.copy_(torch.where(full, switched(c, counter.sign(), smallest), c))
             counter.masked_fill_(full, 0)
+            c.grad = None
 
     def state_bits(self) -> Mapping[str, int]:
         """What training keeps beside the weights, by name: a 32-bit velocity and a counter a masked entry."""

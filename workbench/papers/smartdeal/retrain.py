@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import WorkbenchError, data
-from workbench.papers.smartdeal.controls import Stored, smartdeal
-from workbench.papers.smartdeal.decompose import decompose
+from workbench.papers.smartdeal.controls import Stored
+from workbench.papers.smartdeal.decompose import Decomposition, decompose
 from workbench.quantize import reestimate
 from workbench.training import generator, train
 
@@ -137,14 +137,20 @@ def fit(
     batch: int,
     lr: float,
     decay: float,
+    apart: Sequence[nn.Parameter] = (),
+    after_step: Callable[[float], None] | None = None,
     after_epoch: Callable[[], None] | None = None,
     stream: str = "train",
 ) -> None:
-    """SGD with momentum and a cosine to zero, in place; every epoch in a new order, what is left over dropped."""
+    """SGD with momentum and a cosine to zero, in place; every epoch in a new order, what is left over dropped.
+
+    ``apart`` are parameters that SGD leaves alone; ``after_step`` is called with the step size, to move them.
+    """
     count = len(split.y) // batch
     if not count:
         raise WorkbenchError(f"{len(split.y)} images make no batch of {batch}: lower batch")
-    optimiser = torch.optim.SGD(net.parameters(), lr, MOMENTUM, weight_decay=decay)
+    moved = [p for p in net.parameters() if p.requires_grad and all(p is not other for other in apart)]
+    optimiser = torch.optim.SGD(moved, lr, MOMENTUM, weight_decay=decay)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * count)
     batches = shuffled(len(split.y), batch, epochs, seed, stream)
 
@@ -152,13 +158,15 @@ def fit(
         at = next(batches)
         return F.cross_entropy(net(split.x[at]), split.y[at])
 
-    def after_step(step: int) -> None:
+    def finish(step: int) -> None:
+        if after_step:
+            after_step(cosine.get_last_lr()[0])
         cosine.step()
         if after_epoch and (step + 1) % count == 0:
             after_epoch()
 
     net.train()
-    train(loss, optimiser, epochs * count, after_step=after_step, label="training")
+    train(loss, optimiser, epochs * count, after_step=finish, label="training")
 
 
 def shuffled(n: int, batch: int, epochs: int, seed: int, stream: str) -> itertools.chain[Tensor]:
@@ -203,25 +211,29 @@ class Level:
             raise WorkbenchError(f"a level reads like '0.5' or '0.5 rows', not {text!r}")
         return found
 
-    def format(self, layers: Sequence[nn.Module]) -> Callable[[Sequence[Tensor]], Stored]:
-        """SmartDeal with thresholds that are set by these layers once and for all; they are constants in the code."""
-        thresholds = [self.threshold * float(layer.weight.detach().std()) for layer in layers]
+    def thresholds(self, layers: Sequence[nn.Module]) -> list[float]:
+        """One a layer, set by its weights of now; they stay as they are from then on, as the code's constants do."""
+        return [self.threshold * float(layer.weight.detach().std()) for layer in layers]
 
-        def store(weights: Sequence[Tensor]) -> Stored:
-            pairs = zip(weights, thresholds, strict=True)
-            return smartdeal([decompose(w, threshold, self.rows, ITERATIONS) for w, threshold in pairs])
-
-        return store
+    def decompose(self, weights: Sequence[Tensor], thresholds: Sequence[float]) -> list[Decomposition]:
+        """Each layer, in a few alternations."""
+        pairs = zip(weights, thresholds, strict=True)
+        return [decompose(weight, threshold, self.rows, ITERATIONS) for weight, threshold in pairs]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A compressed network, what is stored of its hidden layers, and what the first replacement did."""
+    """A compressed network, what is stored of its hidden layers, and what the first replacement did.
+
+    ``first_error`` is relative; ``one_shot`` the accuracy before any retraining, with statistics anew and, as
+    ``one_shot_running``, with those of the dense network.
+    """
 
     net: nn.Module
     stored: Stored
     first_error: float
     one_shot: float
+    one_shot_running: float
 
 
 def relative_error(weights: Sequence[Tensor], found: Sequence[Tensor]) -> float:
@@ -249,7 +261,7 @@ def retrained(
     net, weights = copy.deepcopy(net), [layer.weight.detach().clone() for layer in hidden(net)]
     stored = store(weights)
     replace(net, stored.weights)
-    error, one_shot = relative_error(weights, stored.weights), accuracy(net, split, anew=True)
+    error, at_once = relative_error(weights, stored.weights), [accuracy(net, split, anew) for anew in (True, False)]
     replace(net, weights)
 
     def after_epoch() -> None:
@@ -258,4 +270,4 @@ def retrained(
         replace(net, stored.weights)
 
     fit(net, split, seed, epochs, after_epoch=after_epoch, stream="retrain", **schedule)
-    return Outcome(net, stored, error, one_shot)
+    return Outcome(net, stored, error, *at_once)
