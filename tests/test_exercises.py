@@ -97,6 +97,23 @@ def straight_through_by_autograd(p, g):
     return logits.grad
 
 
+def power_by_trying(x):
+    grid = np.concatenate([[0.0], 2.0 ** np.arange(-12, 6)])
+    size = grid[np.abs(np.abs(x.numpy())[:, None] - grid).argmin(1)]  # the first of two equally near ones
+    return np.sign(x.numpy()) * size
+
+
+def switch_in_words(c, d, smallest):
+    found = []
+    for value, up in zip(c.tolist(), (d > 0).tolist(), strict=True):
+        if value == 0:
+            found.append(smallest if up else -smallest)
+        else:
+            grown = value * 2 if (value > 0) == up else value / 2
+            found.append(grown if abs(grown) >= smallest else 0.0)
+    return found
+
+
 RIGHT = {
     "start.paired": [np.mean(np.subtract(WITH, WITHOUT)), 0.5],
     "early_bird.detector": [8, detector_epoch()],
@@ -112,6 +129,9 @@ RIGHT = {
     "fractrain.cp": [100 * (6 * 4 + 6 * 8 + 4 * 8) / (3 * 32**2)],
     "fractrain.stages": [stages_in_words],
     "fractrain.straight_through": [straight_through_by_autograd],
+    "smartdeal.bits": [216 * 4 + 192 * 3 + 9 * 8],
+    "smartdeal.power_of_two": [power_by_trying],
+    "smartdeal.switch": [switch_in_words],
     "spline.regions": [len(partition(truths.lines(7, 1.0), 20 * np.array(SQUARE)).maps)],
     "spline.distance": [
         lambda w, b, rho: spline.distance(w[None], b[None], rho)[0],

@@ -73,7 +73,12 @@ class Trace:
         ranked = masked_in[switches[masked_in].argsort(descending=True, stable=True)]
         picks = ranked[torch.linspace(0, len(ranked) - 1, SHOWN).long()].tolist()
         return [
-            {"entry": name, "step": step, "counter": int(counters[step, at]), "coefficient": float(values[step, at])}
+            {
+                "entry": name,
+                "step": step + 1,
+                "counter": int(counters[step, at]),
+                "coefficient": float(values[step, at]),
+            }
             for name, at in enumerate(picks, 1)
             for step in range(len(values))
         ]

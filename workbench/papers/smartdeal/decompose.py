@@ -1,6 +1,6 @@
 """SmartDeal's decomposition: a weight matrix as sparse power-of-two coefficients times a small basis, ``W = Ce B``.
 
-Chen, Zhao, Wang, Yin, Li, Fu, Wang, Lin, Wang: "SmartDeal: Re-Modeling Deep Network Weights for Efficient Inference
+Chen, Zhao, Wang, Xu, You, Li, Fu, Lin, Wang: "SmartDeal: Re-Modeling Deep Network Weights for Efficient Inference
 and Training", TNNLS 2022, after "SmartExchange" (Zhao et al., ISCA 2020).
 
 A layer is cut into M blocks, each a matrix ``[R, 3]`` with a basis ``[3, 3]`` of its own. All blocks are solved at
@@ -179,10 +179,14 @@ class Decomposition:
 def decompose(
     weight: Tensor, threshold: float, rows: bool = False, iterations: int = 30, smallest: float = 0.0
 ) -> Decomposition:
-    """The last pair of `alternate` for a layer's weight, its basis in 8 bits; rows go only where `has_rows`."""
-    found = alternate(to_blocks(weight.detach()), threshold, rows and has_rows(weight.shape), iterations, smallest)
+    """The last pair of `alternate` for a layer's weight, its basis in 8 bits; rows go only where `has_rows`.
+
+    Solved in float64: the normal equations square the condition of Ce.
+    """
+    blocks = to_blocks(weight.detach().double())
+    found = alternate(blocks, threshold, rows and has_rows(weight.shape), iterations, smallest)
     ((coefficients, basis),) = deque(found, maxlen=1)
-    return Decomposition(coefficients, eight_bits(basis), tuple(weight.shape))
+    return Decomposition(coefficients.to(weight.dtype), eight_bits(basis.to(weight.dtype)), tuple(weight.shape))
 
 
 def basis_step(basis: Tensor) -> int:

@@ -238,8 +238,10 @@ PASSES = {
 
 
 def energy_table() -> pd.DataFrame:
-    """`energies` of all `PASSES`, named in the column ``pass``."""
+    """`energies` of all `PASSES`, named in the column ``pass``, an image."""
     tables = {name: energies(net, (sparsity_of(net),), *of) for name, (net, *of) in PASSES.items()}
+    for name, (_, images, _) in PASSES.items():
+        tables[name]["pj"] /= images
     return pd.concat(tables, names=["pass"]).reset_index("pass").reset_index(drop=True)
 
 
