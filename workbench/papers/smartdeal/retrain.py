@@ -202,12 +202,12 @@ class Level:
     @classmethod
     def read(cls, text: str) -> Self:
         """From its text. `WorkbenchError` where that is none."""
-        number, *rows = text.split()
+        number = text.removesuffix(" rows")
         try:
-            found = cls(float(number), bool(rows))
+            found = cls(float(number), rows=number != text)
         except ValueError:
-            found = cls(-1.0, False)
-        if found.threshold <= 0 or rows not in ([], ["rows"]):
+            found = cls(0.0, rows=False)
+        if not found.threshold > 0:
             raise WorkbenchError(f"a level reads like '0.5' or '0.5 rows', not {text!r}")
         return found
 
