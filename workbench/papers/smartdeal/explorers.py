@@ -59,7 +59,7 @@ def explore_decomposition(result: Result) -> Explorer:
         return float(history(threshold, exponents, rows, error=True)[-1])
 
     limit = float(matrix.abs().max())
-    columns = ("left", "middle", "right")
+    columns, places = ("left", "middle", "right"), ("first", "second", "third")
     return Explorer(
         "smartdeal-filter",
         "One filter as Ce times B",
@@ -83,13 +83,13 @@ def explore_decomposition(result: Result) -> Explorer:
             Heatmap(lambda: matrix.T.numpy(), "W as trained", "row: channel and kernel row", "column", "weight",
                     y=columns, limits=(-limit, limit)),
             Heatmap(exponent_map, "Ce", "row: channel and kernel row", "of B's row", "sign x (shift + 1)",
-                    y=("first", "second", "third")),
+                    y=places),
             Heatmap(
                 lambda threshold, exponents, rows: torch.matmul(*steps(threshold, exponents, rows)[-1]).T.numpy(),
                 "Ce B", "row: channel and kernel row", "column", "weight", y=columns, limits=(-limit, limit),
             ),
             Heatmap(lambda threshold, exponents, rows: steps(threshold, exponents, rows)[-1][1].numpy(), "B", "column",
-                    "row", "entry"),
+                    "row", "entry", x=columns, y=places),
             Lines(
                 lambda threshold, exponents, rows: {
                     "relative error": history(threshold, exponents, rows, error=True),
@@ -161,6 +161,11 @@ def explore_bucket() -> Explorer:
             values.append(float(c.detach()))
         return np.array(counters), np.array(values)
 
+    def places(values: NDArray) -> NDArray:
+        """Signed: 0 is zero, 1 the smallest coefficient, and one more for each doubling."""
+        size = np.abs(values)
+        return np.sign(values) * (1 + np.log2(np.where(size > 0, size, smallest) / smallest))
+
     return Explorer(
         "smartdeal-bucket",
         "A bucket fills, and a coefficient jumps",
@@ -177,13 +182,13 @@ def explore_bucket() -> Explorer:
         panels=[
             Lines(lambda bar, ignore, push: {"bucket": walk(bar, ignore, push)[0]}, "The bucket", "step", "steps, net",
                   x=range(1, count + 1), limits=(-15.5, 15.5), hlines={"bar": "bar", "-bar": "minus"}),
-            Lines(lambda bar, ignore, push: {"C": walk(bar, ignore, push)[1]}, "The coefficient", "step", "C",
-                  x=range(1, count + 1)),
+            Lines(lambda bar, ignore, push: {"C": places(walk(bar, ignore, push)[1])}, "The coefficient", "step",
+                  "sign x places above 0", x=range(1, count + 1)),
             Counters("In 84 steps", {"jumps": "{jumps}", "C at the end": "{end:g}"}),
         ],
         describe=f"With a bar of {{bar}}, ignoring steps up to {{ignore}}, and the gradient pushing {{push}}, the "
-        f"coefficient jumps {{jumps}} times in {count} steps and ends at {{end:g}}. Buckets are emptied every {epoch} "
-        "steps, an epoch: a bar above that is never reached.",
+        f"coefficient jumps {{jumps}} times in {count} steps, from 0.25 to {{end:g}}. Buckets are emptied "
+        f"every {epoch} steps: a bar above that is never reached.",
     )  # fmt: skip
 
 
@@ -242,7 +247,7 @@ def explore_hardware() -> Explorer:
         },
         panels=[
             Counters(
-                "One image", {"energy": "{total:.2f} mJ", "dense 8 bit takes": "{gain:.2f} times that",
+                "One image", {"energy": "{total:.2f} mJ", "dense 8 bit over this": "{gain:.2f} x",
                               "weights": "{mb:.1f} MB"},
             ),
             Bars(storage, "Stored weights", "MB", ("weights",)),
