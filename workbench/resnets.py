@@ -1,6 +1,6 @@
-"""Residual networks as the papers train them: CIFAR ResNets, ImageNet ResNets, MobileNetV2 for CIFAR.
+"""Networks as the papers train them: CIFAR ResNets, ImageNet ResNets, MobileNetV2 for CIFAR, and a VGG.
 
-Each is a `ResNet`: ``stem``, ``blocks`` and ``head`` one after the other. Convolutions have no bias; every
+Residual ones are a `ResNet`: ``stem``, ``blocks`` and ``head`` one after the other. Convolutions have no bias; every
 one is followed by a batch normalisation. Build under ``torch.device("meta")`` to count without memory.
 """
 
@@ -51,6 +51,16 @@ class Bottleneck(BasicBlock):
     def layers(inputs: int, width: int, stride: int) -> list[nn.Module]:
         """Of the residual branch."""
         narrow = [*_conv(inputs, width, 1), nn.ReLU(inplace=True), *_conv(width, width, 3, stride)]
+        return [*narrow, nn.ReLU(inplace=True), *_conv(width, 4 * width, 1)]
+
+
+class FirstBottleneck(Bottleneck):
+    """The bottleneck as He et al. (2016) printed it: the first 1x1 has the stride. Most codes moved it to the 3x3."""
+
+    @staticmethod
+    def layers(inputs: int, width: int, stride: int) -> list[nn.Module]:
+        """Of the residual branch."""
+        narrow = [*_conv(inputs, width, 1, stride), nn.ReLU(inplace=True), *_conv(width, width, 3)]
         return [*narrow, nn.ReLU(inplace=True), *_conv(width, 4 * width, 1)]
 
 
@@ -127,14 +137,37 @@ def cifar_resnet(
     return ResNet([*_conv(channels, width, 3), nn.ReLU(inplace=True)], blocks, [], outputs, classes)
 
 
-def imagenet_resnet(depth: int, classes: int = 1000) -> ResNet:
-    """ResNet-18 or -34 of He et al. (2016), ``[n, 3, 224, 224]`` to ``[n, classes]``."""
-    counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+def imagenet_resnet(depth: int, classes: int = 1000, block: type[BasicBlock] | None = None) -> ResNet:
+    """ResNet-18, -34 or -50 of He et al. (2016), ``[n, 3, 224, 224]`` to ``[n, classes]``.
+
+    Args:
+        depth: 18, 34 or 50.
+        classes: number of outputs.
+        block: None is `BasicBlock`, for depth 50 `Bottleneck`.
+
+    Raises:
+        WorkbenchError: for another depth.
+    """
+    counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
     if depth not in counts:
-        raise WorkbenchError(f"no ImageNet ResNet-{depth} here: choose 18 or 34")
-    blocks, outputs = _stages(BasicBlock, counts[depth], 64, 64)
+        raise WorkbenchError(f"no ImageNet ResNet-{depth} here: choose 18, 34 or 50")
+    blocks, outputs = _stages(block or (Bottleneck if depth == 50 else BasicBlock), counts[depth], 64, 64)
     stem = [*_conv(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)]
     return ResNet(stem, blocks, [], outputs, classes)
+
+
+def vgg_small(classes: int = 10) -> nn.Sequential:
+    """VGG-small of the literature on binary networks, ``[n, 3, 32, 32]`` to ``[n, classes]``.
+
+    Six 3x3 convolutions of 128, 128, 256, 256, 512 and 512 channels, a 2x2 max-pooling behind every second, and one
+    linear layer.
+    """
+    layers: list[nn.Module] = []
+    inputs = 3
+    for at, width in enumerate((128, 128, 256, 256, 512, 512)):
+        layers += [*_conv(inputs, width, 3), nn.ReLU(inplace=True), *([nn.MaxPool2d(2)] if at % 2 else [])]
+        inputs = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512 * 4 * 4, classes))
 
 
 def mobilenet_v2(classes: int = 10) -> ResNet:

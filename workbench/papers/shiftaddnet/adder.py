@@ -26,8 +26,25 @@ SCRATCH = 600_000
 
 
 def _patches(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """Patches as rows ``[P, inputs k k]``; what padding adds is zeros, and they count."""
-    return F.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2).flatten(0, 1)
+    """Patches as rows ``[P, k k inputs]``; what padding adds is zeros, and they count.
+
+    Channels come last, so that a row of a patch is one piece of memory: twice as fast as `F.unfold`.
+    """
+    padded = F.pad(x.permute(0, 2, 3, 1), [0, 0, *[padding] * 4])
+    windows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # [n, h', w', inputs, k, k]
+    return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, kernel * kernel * x.shape[1])
+
+
+def _unpatch(rows: Tensor, shape: torch.Size, kernel: int, stride: int, padding: int) -> Tensor:
+    """The adjoint of `_patches`: every pixel of ``shape`` sums what its patches hold for it."""
+    n, channels, *sides = shape
+    out = rows.new_zeros(n, *(side + 2 * padding for side in sides), channels)
+    high, wide = ((side + 2 * padding - kernel) // stride + 1 for side in sides)
+    taps = rows.view(n, high, wide, kernel, kernel, channels)
+    for i in range(kernel):
+        for j in range(kernel):
+            out[:, i : i + stride * high : stride, j : j + stride * wide : stride] += taps[:, :, :, i, j]
+    return out[:, padding : padding + sides[0], padding : padding + sides[1]].permute(0, 3, 1, 2)
 
 
 def _tiles(patches: Tensor, filters: Tensor) -> tuple[Tensor, list[slice]]:
@@ -51,29 +68,36 @@ def distances(patches: Tensor, filters: Tensor) -> Tensor:
 
 
 class _Adder(torch.autograd.Function):
-    """Minus `distances`, with AdderNet's gradients."""
+    """Minus `distances` of every patch of an image, with AdderNet's gradients."""
 
     @staticmethod
-    def forward(ctx: Any, patches: Tensor, filters: Tensor, rate: float | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, rate: float | None) -> Tensor:
+        kernel = weight.shape[2]
+        patches, filters = _patches(x, kernel, stride, padding), weight.permute(0, 2, 3, 1).flatten(1)
         ctx.save_for_backward(patches, filters)
-        ctx.rate = rate
-        return distances(patches, filters).neg_()
+        ctx.shape, ctx.window, ctx.rate = x.shape, (kernel, stride, padding), rate
+        high, wide = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
+        out = distances(patches, filters).neg_().view(len(x), high, wide, len(weight))
+        return out.permute(0, 3, 1, 2).contiguous()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         patches, filters = ctx.saved_tensors
-        grad, dx, dw = grad.contiguous(), None, None
+        grad, dx, dw = grad.permute(0, 2, 3, 1).reshape(-1, len(filters)), None, None
         if ctx.needs_input_grad[0]:
             scratch, parts = _tiles(patches, filters)
-            dx = torch.empty_like(patches)
+            rows = torch.empty_like(patches)
             for part in parts:
                 tile = torch.sub(filters, patches[part, None], out=scratch[: part.stop - part.start]).clamp_(-1, 1)
-                torch.bmm(grad[part, None], tile, out=dx[part, None])
+                torch.bmm(grad[part, None], tile, out=rows[part, None])
+            dx = _unpatch(rows, ctx.shape, *ctx.window)
         if ctx.needs_input_grad[1]:
             dw = grad.T @ patches - filters * grad.sum(0)[:, None]
             if ctx.rate is not None:
                 dw *= ctx.rate * dw.numel() ** 0.5 / dw.norm().clamp(min=1e-12)  # no gradient stays none
-        return dx, dw, None
+            kernel = ctx.window[0]
+            dw = dw.view(len(filters), kernel, kernel, -1).permute(0, 3, 1, 2)
+        return dx, dw, None, None, None
 
 
 class Adder2d(nn.Conv2d):
@@ -97,10 +121,7 @@ class Adder2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Equation 2 of AdderNet."""
-        kernel, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
-        side = [(length + 2 * padding - kernel) // stride + 1 for length in x.shape[2:]]
-        rows = _Adder.apply(_patches(x, kernel, stride, padding), self.weight.flatten(1), self.rate)
-        return rows.view(len(x), *side, self.out_channels).permute(0, 3, 1, 2).contiguous()
+        return _Adder.apply(x, self.weight, self.stride[0], self.padding[0], self.rate)
 
     def operations(self, x: Tensor, out: Tensor) -> tuple[Operations, Operations, Operations]:
         """Of forward, dX and dW: two additions for a MAC forward; backward multiplies."""
