@@ -519,7 +519,9 @@ def test_the_bottleneck_resnet_by_hand():
     assert len([m for m in net.modules() if isinstance(m, nn.Conv2d)]) - 3 + 1 == 164  # 3 shortcuts, 1 linear
 
 
-@pytest.mark.parametrize(("depth", "parameters", "gmacs"), [(18, 11_689_512, 1.81407), (34, 21_797_672, 3.66376)])
+@pytest.mark.parametrize(("depth", "parameters", "gmacs"), 
+    [(18, 11_689_512, 1.81407), (34, 21_797_672, 3.66376), (50, 25_557_032, 4.08918)],
+)
 def test_imagenet_resnets(depth, parameters, gmacs):
     net, table = on_meta(imagenet_resnet, depth, size=224)
     assert sum(p.numel() for p in net.parameters()) == parameters
@@ -626,7 +628,7 @@ def test_networks_train(net, shape, classes):
         (lambda: cifar_resnet(9), r"choose 6 n \+ 2, as 8"),
         (lambda: cifar_resnet(2), "no ResNet of 2 layers"),
         (lambda: cifar_resnet(22, block=Bottleneck), r"choose 9 n \+ 2, as 11"),
-        (lambda: imagenet_resnet(50), "choose 18 or 34"),
+        (lambda: imagenet_resnet(101), "choose 18, 34 or 50"),
     ],
 )
 def test_a_depth_that_does_not_exist_is_refused(build, message):

@@ -44,14 +44,21 @@ def layers(kind: str, inputs: int, outputs: int, kernel: int, stride: int = 1) -
     return found + [Adder2d(outputs, outputs, kernel, 1, kernel // 2) for _ in adder]
 
 
+def edge(kind: str) -> str:
+    """What stem and classifier are made of: AdderNet and the fixed variant keep multiplications there, and where
+    shifts are trained they are shifts alone."""
+    first = kind.split("+")[0]
+    return "mult" if first in ("add", "fixed") else first
+
+
 def convert(model: nn.Module, kind: str) -> nn.Module:
-    """Replace every convolution of a network, in place, as the released code does; linear layers stay."""
-    for name, child in model.named_children():
-        if type(child) is nn.Conv2d:
-            size = child.in_channels, child.out_channels, child.kernel_size[0], child.stride[0]
-            setattr(model, name, nn.Sequential(*layers(kind, *size)))
-        else:
-            convert(child, kind)
+    """Replace every convolution of a network, in place; the first is its stem. Linear layers stay, as in the code."""
+    convolutions = [name for name, module in model.named_modules() if type(module) is nn.Conv2d]
+    for at, name in enumerate(convolutions):
+        conv = model.get_submodule(name)
+        size = conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, nn.Sequential(*layers(kind if at else edge(kind), *size)))
     return model
 
 
@@ -64,9 +71,6 @@ def unit(kind: str, inputs: int, outputs: int, stride: int = 1, batch_norm: bool
 class SmallNet(nn.Sequential):
     """Stem, two units of the kind in question, average pooling, 1x1 classifier, BatchNorm over the classes.
 
-    As in the papers' codes, AdderNet and the fixed variant keep stem and classifier as multiplications; where shifts
-    are trained, these two are shifts alone.
-
     Args:
         kind: one of `KINDS`.
         width: channels of stem and first unit; the second has twice as many, at half the resolution.
@@ -76,11 +80,9 @@ class SmallNet(nn.Sequential):
     """
 
     def __init__(self, kind: str, width: int, channels: int = 1, classes: int = 10, batch_norm: bool = True) -> None:
-        first = kind.split("+")[0]
-        edge = "mult" if first in ("add", "fixed") else first
         units = [unit(kind, width, width, 1, batch_norm), unit(kind, width, 2 * width, 2, batch_norm)]
-        classifier = layers(edge, 2 * width, classes, 1)
+        classifier = layers(edge(kind), 2 * width, classes, 1)
         head = [nn.AdaptiveAvgPool2d(1), *classifier, nn.BatchNorm2d(classes), nn.Flatten()]
-        parts = {"stem": unit(edge, channels, width), "hidden": nn.Sequential(*units), "head": nn.Sequential(*head)}
+        parts = {"stem": unit(edge(kind), channels, width), "hidden": nn.Sequential(*units), "head": nn.Sequential(*head)}
         super().__init__(OrderedDict(parts))
         self.kind = kind

@@ -18,8 +18,6 @@ from workbench.cost import Operations
 
 
 class _Straight(torch.autograd.Function):
-    """A function that the gradient passes by."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         return function(x)
@@ -27,6 +25,11 @@ class _Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
+
+
+def straight(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """``function(x)``, whose gradient reaches x as it is."""
+    return _Straight.apply(x, function)
 
 
 class _Signed(torch.autograd.Function):
@@ -46,7 +49,7 @@ class _Signed(torch.autograd.Function):
 
 def fixed_point(x: Tensor) -> Tensor:
     """Down to a multiple of 2^-16, clamped to 32 bits: what a shift register can hold. Straight-through gradient."""
-    return _Straight.apply(x, lambda x: (x * 2**16).floor_().mul_(2**-16).clamp_(-(2**15), 2**15 - 1))
+    return straight(x, lambda x: (x * 2**16).floor_().mul_(2**-16).clamp_(-(2**15), 2**15 - 1))
 
 
 def round_power(w: Tensor, low: int, domain: str = "log") -> Tensor:
@@ -94,7 +97,7 @@ class ShiftQ2d(_Shift2d):
         does."""
         with torch.no_grad():
             self.weight.copy_(self.weight.sign() * self.weight.abs().clamp_(2.0**self.low, 1))
-        return _Straight.apply(self.weight, lambda w: round_power(w, self.low))
+        return straight(self.weight, lambda w: round_power(w, self.low))
 
 
 class ShiftPS2d(_Shift2d):
@@ -119,8 +122,8 @@ class ShiftPS2d(_Shift2d):
         """``[outputs, inputs, k, k]``, zero or powers of two; clamps the stored exponents, as the code does."""
         with torch.no_grad():
             self.shift.clamp_(self.low, 0)
-        power = torch.exp2(_Straight.apply(self.shift, torch.round))
-        return _Signed.apply(power, _Straight.apply(self.sign, lambda s: s.round().sign_()))
+        power = torch.exp2(straight(self.shift, torch.round))
+        return _Signed.apply(power, straight(self.sign, lambda s: s.round().sign_()))
 
     @torch.no_grad()
     def snap(self) -> None:
