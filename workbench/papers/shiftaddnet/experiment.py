@@ -278,9 +278,9 @@ def _robust(tables: Mapping[str, pd.DataFrame], config: Config, claim: Any, pape
                     )
 
 
-def _printed_rows(scale: str) -> list[dict[str, Any]]:
+def _printed_rows(scale: str, moved: pd.DataFrame) -> list[dict[str, Any]]:
     """Counts and energies recomputed; accuracies of the papers' networks, which no laptop can train."""
-    rows, cells = energy.rows(scale), published("shiftaddnet")
+    rows, cells = energy.rows(scale, moved), published("shiftaddnet")
     left = cells[~cells.index.isin([row["id"] for row in rows]) & (cells.index != "shiftaddnet.saving")]
     return rows + [claim.row(None, scale) for claim in claims_from(left, "measured", above()).values()]
 
@@ -306,9 +306,9 @@ def run(config: Config) -> Result:
     parts = Parallel(n_jobs=2)(jobs)
     tables = {name: pd.DataFrame([row for part in parts for row in part[name]]) for name in parts[0]}
     tables |= {"costs": _costs(config), "operations": energy.operations(), "energies": energy.energies()}
-    tables["counts"] = energy.published_counts()
+    tables |= {"counts": energy.published_counts(), "moved": energy.moved()}
     found = list(_contrasts(tables, config))
-    rows = [claim.row(evidence, config.scale) for claim, evidence in found] + _printed_rows(config.scale)
+    rows = [claim.row(evidence, config.scale) for claim, evidence in found] + _printed_rows(config.scale, tables["moved"])
     tables["summary"] = pd.DataFrame(
         [
             {"quantity": c.id, "mean": e.mean, "low": e.low, "high": e.high, "n": len(e.samples), "unit": c.unit}
