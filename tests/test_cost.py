@@ -519,7 +519,8 @@ def test_the_bottleneck_resnet_by_hand():
     assert len([m for m in net.modules() if isinstance(m, nn.Conv2d)]) - 3 + 1 == 164  # 3 shortcuts, 1 linear
 
 
-@pytest.mark.parametrize(("depth", "parameters", "gmacs"), 
+@pytest.mark.parametrize(
+    ("depth", "parameters", "gmacs"),
     [(18, 11_689_512, 1.81407), (34, 21_797_672, 3.66376), (50, 25_557_032, 4.08918)],
 )
 def test_imagenet_resnets(depth, parameters, gmacs):

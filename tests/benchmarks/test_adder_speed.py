@@ -44,7 +44,11 @@ def steps_of(channels, side):
 
         return run
 
-    forms = {"broadcast": lambda: broadcast_adder.adder2d(x, w, 1, 1), "adder": lambda: layer(x), "conv": lambda: conv(x)}
+    forms = {
+        "broadcast": lambda: broadcast_adder.adder2d(x, w, 1, 1),
+        "adder": lambda: layer(x),
+        "conv": lambda: conv(x),
+    }
     return {name: step(forward) for name, forward in forms.items()}
 
 
@@ -95,7 +99,10 @@ def test_an_adder_layer_beside_broadcast_and_convolution(benchmark, shape, monke
         return
     total = {name: statistics.median(sum(pair) for pair in kept[1:]) for name, kept in times.items()}
     memory = {name: peak_mib(name, SHAPES[shape]) for name in steps}
-    report = {"broadcast_over_adder": total["broadcast"] / total["adder"], "adder_over_conv": total["adder"] / total["conv"]}
+    report = {
+        "broadcast_over_adder": total["broadcast"] / total["adder"],
+        "adder_over_conv": total["adder"] / total["conv"],
+    }
     for name, kept in times.items():
         forward, backward = (statistics.median(part) * 1e3 for part in zip(*kept[1:], strict=True))
         report |= {f"{name}_forward_ms": forward, f"{name}_backward_ms": backward, f"{name}_peak_mib": memory[name]}

@@ -2,8 +2,8 @@
 
 ShiftAddNet section 3.2, after AdderNet (Chen et al. 2020). Both gradients differ from autograd's, which would be signs:
 
-* ``dW = sum g (x - w)``, full precision and not clipped; then each layer's is scaled to the length ``rate sqrt(numel)``,
-  the local learning rate, which momentum and weight decay act upon later;
+* ``dW = sum g (x - w)``, full precision and not clipped; then each layer's is scaled to the length
+  ``rate sqrt(numel)``, the local learning rate, which momentum and weight decay act upon later;
 * ``dX = sum g clamp(w - x, -1, 1)``.
 
 The forward pass has no multiplication. The backward pass has: both gradients are sums of products.

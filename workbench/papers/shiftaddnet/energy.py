@@ -8,7 +8,7 @@ measured on a board.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -20,8 +20,15 @@ from torch import nn
 from workbench import hardware
 from workbench.cost import Operations, count, total
 from workbench.evidence import (
-    CONTRADICTED, PARTLY, REPRODUCED, Claim, Interval, claims_from, equals, published,
-)  # fmt: skip
+    CONTRADICTED,
+    PARTLY,
+    REPRODUCED,
+    Claim,
+    Interval,
+    claims_from,
+    equals,
+    published,
+)
 from workbench.hardware import unit_energy
 from workbench.papers.shiftaddnet.method import convert
 from workbench.papers.shiftaddnet.shift import ShiftQ2d
@@ -37,7 +44,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 """By the middle of the ids, with the image's size. VGG-small has one linear layer here; ResNet-50 its first strides."""
 KINDS = {"mult": "mult", "shift": "shift-Q", "add": "add", "shift+add": "shift-Q+add", "fixed shift+add": "fixed+add"}
 """Names in tables, and which layers stand for them; PS counts as Q does."""
-COMPARED = ("resnet20", "vgg_small", "resnet18")
+COMPARED = ("resnet20", "vgg_small")
 """Networks whose kinds are compared; of the others only the multiplications are counted."""
 PLATFORMS = {"asic45": "45 nm ASIC", "fpga_zc706": "ZC706 FPGA"}
 FORMATS = ("FP32", "FIX32", "FIX8")
@@ -110,18 +117,18 @@ def moved(network: str = "resnet20") -> pd.DataFrame:
     for kind in ("mult", "shift", "add", "shift+add"):
         with torch.device("meta"):
             net, image = convert(build(), KINDS[kind]), torch.empty(1, 3, size, size)
+        layers = hardware.layers(net, image, training=True)
+        shifts = {name for name, module in net.named_modules() if isinstance(module, ShiftQ2d)}
         for bits in WIDTHS:
-            width = {"weight_bits": bits, "input_bits": bits, "error_bits": bits}
-            layers = [
-                replace(layer, weight_bits=5, weight_store=5)
-                if isinstance(net.get_submodule(layer.name), ShiftQ2d) and layer.product != "dw"
-                else layer
-                for layer in hardware.layers(net, image, training=True, **width)
-            ]
-            table = hardware.breakdown(layers).assign(arm=kind, bits=bits)
+            wide = []
+            for layer in layers:
+                stored = 5 if layer.name in shifts and layer.product != "dw" else bits
+                sizes = {"weight_bits": stored, "weight_store": stored, "input_bits": bits, "output_bits": bits}
+                wide.append(replace(layer, **sizes))
+            table = hardware.breakdown(wide).assign(arm=kind, bits=bits)
             parts += [table.assign(phase="training"), table[table["product"] == "forward"].assign(phase="inference")]
-    by = ["arm", "phase", "bits", "level"]
-    return pd.concat(parts).groupby(by, sort=False)["pj"].sum().reset_index()
+    table = pd.concat(parts).groupby(["arm", "phase", "bits", "level"], sort=False)["pj"].sum()
+    return table.reindex(hardware.LEVELS, level="level").reset_index()
 
 
 def published_counts() -> pd.DataFrame:
@@ -167,30 +174,31 @@ def saves(found: Interval, printed: float | None) -> str:
     return REPRODUCED if found.mean > printed else PARTLY if found.mean > 0 else CONTRADICTED
 
 
-def rows(scale: str, with_memory: pd.DataFrame) -> list[dict[str, Any]]:
+def rows(scale: str, tables: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     """The analytic rows: counts, ratios of unit energies, and what ResNet-20 saves in every cell.
 
-    ``with_memory`` is the table of `moved`.
+    ``tables`` are what the functions above give: ``counts``, ``ratios``, ``energies``, ``moved``.
     """
     cells = published("shiftaddnet")
     printed = claims_from(cells, "analytic", as_printed)
-    found = [printed[cell.id].row(cell.analytic, scale) for cell in published_counts().itertuples()]
-    for cell in ratios().itertuples():
+    found = [printed[cell.id].row(cell.analytic, scale) for cell in tables["counts"].itertuples()]
+    for cell in tables["ratios"].itertuples():
         key = f"shiftaddnet.ratio.{cell.platform}.{cell.format}.{cell.over}"
         if key in printed:
             found.append(printed[key].row(cell.ratio, scale))
-    table, over80 = energies(), printed["shiftaddnet.saving"]
+    table, over80 = tables["energies"], printed["shiftaddnet.saving"]
     table = table[(table["network"] == "resnet20") & table["kind"].isin(["shift+add", "fixed shift+add"])]
     for cell in table.itertuples():
         name = "ShiftAddNet" if cell.kind == "shift+add" else "ShiftAddNet with fixed shifts"
+        key = cell.kind.replace(" ", "_").replace("+", "_")
         claim = Claim(
-            f"shiftaddnet.energy.{cell.kind.replace(' ', '_').replace('+', '_')}.{cell.phase}.{cell.platform}.{cell.format}",
-            f"{name} saves over 80 % of the energy of {cell.phase}: ResNet-20, {cell.format}, {PLATFORMS[cell.platform]}, "
-            "arithmetic alone (the printed figure is a board's, with data movement)",
+            f"shiftaddnet.energy.{key}.{cell.phase}.{cell.platform}.{cell.format}",
+            f"{name} saves over 80 % of the energy of {cell.phase}: ResNet-20, {cell.format}, "
+            f"{PLATFORMS[cell.platform]}, arithmetic alone (the printed figure is a board's, with data movement)",
             "analytic", "%", saves, over80.published, over80.source, over80.verified,
         )  # fmt: skip
         found.append(claim.row(cell.saved, scale))
-    totals = with_memory.groupby(["phase", "bits", "arm"])["pj"].sum().unstack()
+    totals = tables["moved"].groupby(["phase", "bits", "arm"])["pj"].sum().unstack()
     for (phase, bits), energy in totals.iterrows():
         claim = Claim(
             f"shiftaddnet.energy.with_memory.{phase}.{bits}", f"ShiftAddNet saves over 80 % of the energy of {phase}: "

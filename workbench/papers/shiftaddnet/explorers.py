@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import contourpy
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from workbench.cost import Operations
 from workbench.evidence import Result, interval_or_none
 from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Shapes, Slider
 from workbench.papers.shiftaddnet import energy
@@ -41,7 +40,9 @@ def powers() -> Explorer:
         return shift if found > 0 else f"-({shift})"
 
     def error(bits: int, domain: str, dead: float) -> float:
-        return 100 * float(np.sqrt(np.mean((rounded(line, bits, domain, dead) - line) ** 2)) / np.sqrt(np.mean(line**2)))
+        return 100 * float(
+            np.sqrt(np.mean((rounded(line, bits, domain, dead) - line) ** 2)) / np.sqrt(np.mean(line**2))
+        )
 
     return Explorer(
         "shiftaddnet-powers",
@@ -128,18 +129,15 @@ def response() -> Explorer:
     )  # fmt: skip
 
 
-def operations() -> Explorer:
+def operations(result: Result) -> Explorer:
     """Energy of an image by operation: which network, how many bits, which platform, inference or training."""
     names = {"multiplies": "multiply", "adds": "add", "shifts": "shift", "comparisons": "compare"}
+    counted = result.tables["operations"].set_index(["network", "phase", "kind"]).sort_index()
 
-    @cache
     def spent(network: str, phase: str, platform: str, format: str) -> dict[str, NDArray]:
-        done = [energy.work(energy.counted(network, kind), phase) for kind in energy.KINDS]
-        only = lambda work, field: type(work)(**{field: getattr(work, field)})  # noqa: E731
-        return {
-            name: np.array([energy.picojoules(only(work, field), format, platform) / 1e6 for work in done])
-            for field, name in names.items()
-        }
+        work = counted.loc[(network, phase)].loc[[*energy.KINDS]]  # in millions
+        price = {op: energy.picojoules(Operations(**{op: 1.0}), format, platform) for op in names}
+        return {name: work[op].to_numpy() * price[op] for op, name in names.items()}
 
     def saved(network: str, phase: str, platform: str, format: str) -> float:
         total = sum(spent(network, phase, platform, format).values())
@@ -152,7 +150,7 @@ def operations() -> Explorer:
             Choice("format", "numbers", energy.FORMATS, "FIX32"),
             Choice("platform", "platform", tuple(energy.PLATFORMS), "asic45", tuple(energy.PLATFORMS.values())),
             Choice("phase", "phase", tuple(energy.PHASES), "inference"),
-            Choice("network", "network", energy.COMPARED, "resnet20", ("ResNet-20", "VGG-small", "ResNet-18")),
+            Choice("network", "network", energy.COMPARED, "resnet20", ("ResNet-20", "VGG-small")),
         ],
         scalars={
             "saved": saved,
@@ -233,8 +231,16 @@ def budget(result: Result) -> Explorer:
     """The most accurate network that an energy budget allows."""
     table = result.tables["trained"].merge(result.tables["costs"], on=["setting", "arm"])
     settings = {setting.id: setting.title for setting in map(Setting.read, result.parameters["settings"])}
-    common = [*result.tables["costs"].groupby("arm", sort=False).filter(lambda rows: len(rows) == len(settings))["arm"].unique()]
-    spans = {setting: rows.groupby("arm")[["FIX32", "FIX8"]].first().loc[common] for setting, rows in table.groupby("setting")}
+    common = [
+        *result.tables["costs"]
+        .groupby("arm", sort=False)
+        .filter(lambda rows: len(rows) == len(settings))["arm"]
+        .unique()
+    ]
+    spans = {
+        setting: rows.groupby("arm")[["FIX32", "FIX8"]].first().loc[common]
+        for setting, rows in table.groupby("setting")
+    }
     least, most = (min(s.min().min() for s in spans.values()), max(s.max().max() for s in spans.values()))
     steps = tuple(float(f"{v:.2g}") for v in np.geomspace(0.95 * least, 1.1 * most, 13))
 

@@ -83,6 +83,10 @@ class SmallNet(nn.Sequential):
         units = [unit(kind, width, width, 1, batch_norm), unit(kind, width, 2 * width, 2, batch_norm)]
         classifier = layers(edge(kind), 2 * width, classes, 1)
         head = [nn.AdaptiveAvgPool2d(1), *classifier, nn.BatchNorm2d(classes), nn.Flatten()]
-        parts = {"stem": unit(edge(kind), channels, width), "hidden": nn.Sequential(*units), "head": nn.Sequential(*head)}
+        parts = {
+            "stem": unit(edge(kind), channels, width),
+            "hidden": nn.Sequential(*units),
+            "head": nn.Sequential(*head),
+        }
         super().__init__(OrderedDict(parts))
         self.kind = kind

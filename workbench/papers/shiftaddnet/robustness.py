@@ -61,7 +61,9 @@ def input_ranges(net: nn.Module, images: Tensor) -> list[tuple[float, float]]:
 
     def note(_: nn.Module, args: tuple[Tensor]) -> None:
         values, tail = args[0].flatten(), (1 - RANGE) / 2
-        ranges.append(tuple(float(values.quantile(q).clamp(*ends)) for q, ends in ((tail, (None, 0)), (1 - tail, (0, None)))))
+        ranges.append(
+            tuple(float(values.quantile(q).clamp(*ends)) for q, ends in ((tail, (None, 0)), (1 - tail, (0, None))))
+        )
 
     hooks = [layer.register_forward_pre_hook(note) for layer in weight_layers(net)]
     net(images)
@@ -148,4 +150,3 @@ def kinds_of_layers(net: SmallNet) -> list[str]:
     """What `prune` can take apart: ``all``, and each sort where there are two."""
     sorts = {isinstance(layer, Adder2d) for layer in weight_layers(net.hidden)}
     return ["all", "shift", "add"] if len(sorts) == 2 else ["all"]
-

@@ -69,7 +69,9 @@ def round_power(w: Tensor, low: int, domain: str = "log") -> Tensor:
 class _Shift2d(nn.Conv2d):
     """What shift layers share; ``bits`` of a weight are a sign and the exponent. `weights` gives what they are."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, bits: int = 5) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, bits: int = 5
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding, bias=False)
         self.bits = bits
 
@@ -107,7 +109,9 @@ class ShiftPS2d(_Shift2d):
     the rounded values after every epoch (`snap`), so that what did not cross a boundary within it is lost.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, bits: int = 5) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, bits: int = 5
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding, bits)
         self.shift = nn.Parameter(torch.empty_like(self.weight).uniform_(self.low, 0))
         self.sign = nn.Parameter(torch.empty_like(self.weight).uniform_(-1, 1))

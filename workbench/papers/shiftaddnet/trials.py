@@ -48,7 +48,11 @@ class Setting:
             raise WorkbenchError(
                 f"a setting reads like 'digits 400 40' (data, training images, epochs); got {text!r}"
             ) from None
-        if dataset not in ("digits", "cifar10") or not 100 <= images <= {"digits": 1600}.get(dataset, images) or epochs < 1:
+        if (
+            dataset not in ("digits", "cifar10")
+            or not 100 <= images <= {"digits": 1600}.get(dataset, images)
+            or epochs < 1
+        ):
             raise WorkbenchError(f"setting {text!r}: data are digits (100 to 1600 training images) or cifar10")
         return cls(dataset, images, epochs)
 
@@ -157,7 +161,9 @@ def matched(kind: str, like: tuple[str, int], what: str, image: tuple[int, int])
     return min(near, key=lambda width: abs(math.log(costs(kind, width, image)[what] / target)))
 
 
-def fit(net: nn.Module, x: Tensor, y: Tensor, epochs: int, lr: float, batch: int, seed: int, snap: bool = False) -> None:
+def fit(
+    net: nn.Module, x: Tensor, y: Tensor, epochs: int, lr: float, batch: int, seed: int, snap: bool = False
+) -> None:
     """SGD with momentum, the rate falling to 0 by a cosine, in place; the network is left in evaluation mode.
 
     The exponents and signs of PS layers have no weight decay, as in the code. ``snap`` rounds them after every epoch.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import Image
+from matplotlib.ticker import NullFormatter
 
 from workbench import hardware
 from workbench.evidence import Result, means
@@ -85,6 +86,8 @@ def accuracy_energy(result: Result) -> Image:
                 if len(rows):
                     ax.errorbar(rows["nanojoules"], rows["accuracy"], rows["half"], **style)
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
             low = table["accuracy"].min()
             ax.set_ylim(max(0, low - 0.25 * (100 - low)), min(101, table["accuracy"].max() + 0.2 * (100 - low)))
             ax.set_title(f"{setting.title}; {format}", size=9)
@@ -122,8 +125,8 @@ def bits(result: Result) -> Image:
     drawn, axes = figure(10, 3.4, ncols=len(MODES), sharey=True)
     places = [FULL, *result.parameters["bits"]]
     for mode, ax in zip(MODES, axes, strict=True):
-        for arm, rows in table[table["mode"] == mode].groupby("arm", sort=False):
-            x = [places.index(b) for b in rows["bits"]]
+        for at, (arm, rows) in enumerate(table[table["mode"] == mode].groupby("arm", sort=False)):
+            x = [places.index(b) + 0.06 * at for b in rows["bits"]]  # side by side, so that intervals can be told apart
             ax.errorbar(x, rows["accuracy"], rows["half"], label=arm, capsize=2, markersize=4, **_style(arm))
         ax.set_xticks(range(len(places)), ["float", *map(str, places[1:])])
         ax.set(title=mode, xlabel="bits of weights and inputs", ylim=(0, 102))
@@ -141,9 +144,9 @@ def sparsity(result: Result) -> Image:
         shown = table[table["which"] == which]
         if which != "all":  # multiplications, for comparison
             shown = pd.concat([table[(table["which"] == "all") & (table["arm"] == "mult")], shown])
-        for arm, rows in shown.groupby("arm", sort=False):
+        for at, (arm, rows) in enumerate(shown.groupby("arm", sort=False)):
             style = _style(arm) | {"label": arm, "capsize": 2, "markersize": 4}
-            ax.errorbar(100 * rows["share"], rows["accuracy"], rows["half"], **style)
+            ax.errorbar(100 * rows["share"] + 0.8 * at, rows["accuracy"], rows["half"], **style)
         ax.set(title=names[which], xlabel="hidden weights that are 0 (%)", ylim=(0, 102))
     axes[0].set_ylabel("test accuracy (%)")
     drawn.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=6)
@@ -189,7 +192,7 @@ def statistics(result: Result) -> Image:
     ax.invert_yaxis()
     ax.set(xlabel="test accuracy (%)", xlim=(0, 102))
     ax.set_title(setting.title, size=9)
-    ax.legend(fontsize=8, title="BatchNorm statistics")
+    drawn.legend(title="BatchNorm statistics", fontsize=8, title_fontsize=8, loc="outside lower center", ncols=2)
     return save(drawn, pd.concat(parts), "statistics", result, HALF)
 
 
@@ -203,7 +206,9 @@ def counts(result: Result) -> Image:
     ax.plot(100 * table["error"], range(len(table)), "o", color=COLOURS["blue"])
     ax.axvline(0, color="black", linewidth=1)
     names = table["id"].str.removeprefix("shiftaddnet.count.").str.replace(".", ": ")
-    printed = (f"{name}, {value:g} {unit}" for name, value, unit in zip(names, table["published"], table["unit"], strict=True))
+    printed = (
+        f"{name}, {value:g} {unit}" for name, value, unit in zip(names, table["published"], table["unit"], strict=True)
+    )
     ax.set_yticks(range(len(table)), [*printed], fontsize=8)
     ax.invert_yaxis()
     ax.set_xlabel("ours minus printed (% of the printed number)")
