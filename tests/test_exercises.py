@@ -114,6 +114,20 @@ def switch_in_words(c, d, smallest):
     return found
 
 
+def shift_by_trying(w, low):
+    exponents = np.arange(low, 1)
+    size = np.log2(np.maximum(np.abs(w.numpy()), 1e-30))[:, None]
+    return np.sign(w.numpy()) * 2.0 ** exponents[np.abs(size - exponents).argmin(1)]
+
+
+def template_gradient_in_loops(x, w, g):
+    found = torch.zeros_like(w)
+    for p in range(len(x)):
+        for o in range(len(w)):
+            found[o] += g[p, o] * (x[p] - w[o])
+    return found
+
+
 RIGHT = {
     "start.paired": [np.mean(np.subtract(WITH, WITHOUT)), 0.5],
     "early_bird.detector": [8, detector_epoch()],
@@ -129,6 +143,9 @@ RIGHT = {
     "fractrain.cp": [100 * (6 * 4 + 6 * 8 + 4 * 8) / (3 * 32**2)],
     "fractrain.stages": [stages_in_words],
     "fractrain.straight_through": [straight_through_by_autograd],
+    "shiftaddnet.saving": [100 - 100 * (24 + 3 * 30) / 230],
+    "shiftaddnet.to_shift": [shift_by_trying],
+    "shiftaddnet.template_gradient": [template_gradient_in_loops],
     "smartdeal.bits": [216 * 4 + 192 * 3 + 9 * 8],
     "smartdeal.power_of_two": [power_by_trying],
     "smartdeal.switch": [switch_in_words],
@@ -157,6 +174,17 @@ def test_each_known_mistake_is_named_by_its_own_hint(name, capsys):
 
 
 WRONG = [  # written here, without the exercises' own functions
+    ("shiftaddnet.saving", 100 * 114 / 230, "what is left"),
+    (
+        "shiftaddnet.to_shift",
+        lambda w, low: [np.sign(v) * min(2.0 ** np.arange(low, 1), key=lambda p: abs(abs(v) - p)) for v in w.tolist()],
+        "nearest by value",
+    ),
+    (
+        "shiftaddnet.template_gradient",
+        lambda x, w, g: -torch.autograd.functional.vjp(lambda w: (x[:, None] - w).abs().sum(-1), w, g)[1],
+        "signs alone",
+    ),
     ("start.paired", -0.5, "sign"),
     ("start.paired", sum(WITH) - sum(WITHOUT), "sum"),
     ("early_bird.detector", 6, "not below"),

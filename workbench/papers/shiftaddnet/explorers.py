@@ -1,4 +1,4 @@
-"""ShiftAddNet to play with: powers of two, an adder's response, energy by operation, robustness, accuracy for energy."""
+"""ShiftAddNet to play with: powers of two, an adder's response, energy by operation, robustness, an energy budget."""
 
 from __future__ import annotations
 
@@ -61,20 +61,22 @@ def powers() -> Explorer:
             "levels": lambda bits, domain, dead: len(np.unique(rounded(line, bits, domain, dead))),
         },
         panels=[
-            Lines(drawn, "What a weight becomes", "weight", "shift weight", x=line, vlines={"w": "w"}, hlines={"becomes": "value"}),
+            Lines(drawn, "What a weight becomes", "weight", "shift weight", x=line, vlines={"w": "w"},
+                  hlines={"becomes": "value"}),
             Counters(
                 "This weight",
-                {"becomes": "{value:g}", "its product with x": "{product}", "root mean square error of all": "{error:.1f} %"},
+                {"becomes": "{value:g}", "its product with x": "{product}",
+                 "root mean square error of all": "{error:.1f} %"},
             ),
         ],
-        describe="{bits} bits, nearest {domain}, 0 below {dead}: the weight {w} becomes {value:g}, so its product with x is "
-        "{product}. From -1 to 1 there are {levels} levels, the smallest {least:g} in size; rounding costs {error:.1f} % of "
-        "the weights' size.",
+        describe="{bits} bits, nearest {domain}, 0 below {dead}: the weight {w} becomes {value:g}, so its product with x "
+        "is {product}. From -1 to 1 there are {levels} levels, the smallest {least:g} in size; rounding costs "
+        "{error:.1f} % of the weights' size.",
     )  # fmt: skip
 
 
 def response() -> Explorer:
-    """One template in the plane: where does a dot product answer, where an adder? And two templates, as a classifier."""
+    """One template in the plane: where do dot product and adder answer? And two templates, as a classifier."""
     at, other = np.linspace(-3, 3, 49), np.array([-1.25, -0.75])
     x, y = np.meshgrid(at, at)
     noise = torch.randn(2, 60, 2, generator=generator("clouds")).numpy()
@@ -125,7 +127,8 @@ def response() -> Explorer:
             Counters("Points on the right side", {"adders": "{by_l1:.0f} %", "dot products": "{by_dot:.0f} %"}),
         ],
         describe="Template A at ({a}, {b}). A dot product grows without bound in A's direction; an adder answers most, "
-        "with 0, at A itself. Against B the adders sort {by_l1:.0f} % of the points rightly, dot products {by_dot:.0f} %.",
+        "with 0, at A itself. Against B the adders sort {by_l1:.0f} % of the points rightly, dot products "
+        "{by_dot:.0f} %.",
     )  # fmt: skip
 
 
@@ -203,7 +206,8 @@ def robustness(result: Result) -> Explorer:
             Slider("bits", "bits", tuple(places[1:]), places[-1]),
             Choice("mode", "after rounding", MODES, "plain"),
             Slider("share", "hidden weights that are 0", tuple(shares[1:]), shares[2], "{:.0%}"),
-            Choice("which", "taken from", ("all", "shift", "add"), "all", ("all layers", "shift layers", "adder layers")),
+            Choice("which", "taken from", ("all", "shift", "add"), "all",
+                   ("all layers", "shift layers", "adder layers")),
         ],
         scalars={
             "place": lambda bits: places.index(bits),
@@ -221,8 +225,9 @@ def robustness(result: Result) -> Explorer:
                      {"in few bits": "{own_bits:.1f} and {mult_bits:.1f} %",
                       "with few weights": "{own_left:.1f|impossible} and {mult_left:.1f} %"}),
         ],
-        describe="In {bits} bits, {mode}: ShiftAddNet (Q) {own_bits:.1f} %, multiplications {mult_bits:.1f} %. With {share} "
-        "of all hidden weights 0, taken from {which}: {own_left:ShiftAddNet {:.1f} %|ShiftAddNet has not so many there}, "
+        describe="In {bits} bits, {mode}: ShiftAddNet (Q) {own_bits:.1f} %, multiplications {mult_bits:.1f} %. With "
+        "{share} of all hidden weights 0, taken from {which}: "
+        "{own_left:ShiftAddNet {:.1f} %|ShiftAddNet has not so many there}, "
         f"multiplications (from all layers) {{mult_left:.1f}} %. Networks shown: {', '.join(kinds)}.",
     )  # fmt: skip
 

@@ -91,9 +91,9 @@ class Split:
             tested = at[1][:test]
             return cls(x[at[0]], pool.y[at[0]], x[tested], pool.y[tested])
         parts = []
-        for train, size in ((True, setting.train), (False, test)):
-            pool = data.cifar10(train)
-            chosen = torch.randperm(len(pool.y), generator=generator(seed, "images", train))[:size]
+        for training, size in ((True, setting.train), (False, test)):
+            pool = data.cifar10(training)
+            chosen = torch.randperm(len(pool.y), generator=generator(seed, "images", training))[:size]
             parts += [(F.avg_pool2d(pool.x[chosen], 2) - 0.5) / 0.25, pool.y[chosen]]
         return cls(*parts)
 
@@ -119,6 +119,7 @@ class Arm:
         return cls(kind, int(width), variant)
 
     def __str__(self) -> str:
+        """As `read` takes it."""
         return f"{self.kind} {self.width}" + (f", {self.variant}" if self.variant else "")
 
     def build(self, channels: int, seed: int) -> SmallNet:
