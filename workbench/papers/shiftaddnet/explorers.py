@@ -69,8 +69,8 @@ def powers() -> Explorer:
                  "root mean square error of all": "{error:.1f} %"},
             ),
         ],
-        describe="{bits} bits, nearest {domain}, 0 below {dead}: the weight {w} becomes {value:g}, so its product with x "
-        "is {product}. From -1 to 1 there are {levels} levels, the smallest {least:g} in size; rounding costs "
+        describe="{bits} bits, nearest {domain}, 0 below {dead}: the weight {w} becomes {value:g}, so its product with "
+        "x is {product}. From -1 to 1 there are {levels} levels, the smallest {least:g} in size; rounding costs "
         "{error:.1f} % of the weights' size.",
     )  # fmt: skip
 
