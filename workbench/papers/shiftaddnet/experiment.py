@@ -43,7 +43,7 @@ RESOLVED = 0.5
 MODES = ("plain", "BatchNorm anew", "fine-tuned")
 """After rounding: nothing; BatchNorm's statistics taken anew; some epochs of training in few bits, and these anew."""
 FULL = 32
-"""Bits that stand for no rounding at all: the control of fine-tuning."""
+"""Bits in which float32 rounds no more, only the clipping of inputs is left: the control of fine-tuning."""
 FRESH = 400
 """Training images from which BatchNorm's statistics are taken anew."""
 LIKE = {"weights": "equal weights", "FIX32": "equal FIX32 energy", "FIX8": "equal FIX8 energy"}
@@ -168,7 +168,7 @@ def _sparsity(net: trials.SmallNet, split: Split, seed: int, config: Config) -> 
 
 
 def _bits(net: trials.SmallNet, split: Split, seed: int, config: Config) -> Iterator[dict[str, Any]]:
-    """Accuracy of rounded copies, in every mode; `FULL` bits are the network itself, and itself trained on."""
+    """Accuracy of rounded copies, in every mode; `FULL` bits are the network with inputs clipped alike."""
     for bits in (FULL, *config.bits):
         twin = robustness.quantise(net, bits, split.train_x[:200])
         for mode in MODES:

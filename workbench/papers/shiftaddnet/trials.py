@@ -50,10 +50,13 @@ class Setting:
             ) from None
         if (
             dataset not in ("digits", "cifar10")
-            or not 100 <= images <= {"digits": 1600}.get(dataset, images)
+            or not 100 <= images <= {"digits": 1600, "cifar10": 50_000}[dataset]
             or epochs < 1
         ):
-            raise WorkbenchError(f"setting {text!r}: data are digits (100 to 1600 training images) or cifar10")
+            raise WorkbenchError(
+                f"setting {text!r}: data are digits (100 to 1600 training images) or cifar10 (100 to 50000), "
+                "for at least one epoch"
+            )
         return cls(dataset, images, epochs)
 
     @property
@@ -111,7 +114,7 @@ class Arm:
         """For example ``"shift-Q+add 16"`` or ``"add 16, no BatchNorm"``; `WorkbenchError` for anything else."""
         name, _, variant = text.partition(", ")
         kind, _, width = name.rpartition(" ")
-        if kind not in KINDS or not width.isdigit() or not 1 <= int(width) <= 128 or variant not in VARIANTS:
+        if kind not in KINDS or not width.isdecimal() or not 1 <= int(width) <= 128 or variant not in VARIANTS:
             raise WorkbenchError(
                 f"a network reads like 'shift-Q+add 16' (one of {', '.join(KINDS)}; width 1 to 128) or "
                 f"'add 16, no BatchNorm' (one of {', '.join(VARIANTS[1:])}); got {text!r}"
@@ -130,9 +133,9 @@ class Arm:
         for layer in net.hidden.modules():
             if isinstance(layer, Adder2d) and self.variant == "no local rate":
                 layer.rate = None
-            frozen = {"adders frozen": Adder2d, "shifts frozen": ShiftQ2d}.get(self.variant)
+            frozen = {"adders frozen": Adder2d, "shifts frozen": ShiftQ2d | ShiftPS2d}.get(self.variant)
             if frozen and isinstance(layer, frozen):
-                layer.weight.requires_grad_(False)
+                layer.requires_grad_(False)
         return net
 
 
