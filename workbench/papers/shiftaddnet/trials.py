@@ -18,7 +18,7 @@ from workbench import WorkbenchError, data
 from workbench.cost import count
 from workbench.papers.shiftaddnet import energy
 from workbench.papers.shiftaddnet.adder import Adder2d
-from workbench.papers.shiftaddnet.method import KINDS, SmallNet
+from workbench.papers.shiftaddnet.method import SmallNet
 from workbench.papers.shiftaddnet.shift import ShiftPS2d, ShiftQ2d
 from workbench.training import generator, train
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from workbench.papers.shiftaddnet.experiment import Config
 
 MOMENTUM, DECAY = 0.9, 1e-4
-VARIANTS = ("", "no BatchNorm", "no local rate", "adders frozen", "shifts frozen", "snapped")
-"""What an ablation leaves out."""
 
 
 @dataclass(frozen=True)
@@ -103,26 +101,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Arm:
-    """A network by its name: kind of layer, width, and, of an ablation, what is left out."""
+    """A network: kind of layer, width, and of an ablation what is left out in its hidden units.
+
+    ``variant``: "no BatchNorm", "no local rate", "adders frozen", "shifts frozen" at their random start; or "snapped":
+    PS layers round what they store after every epoch.
+    """
 
     kind: str
     width: int
     variant: str = ""
 
-    @classmethod
-    def read(cls, text: str) -> Arm:
-        """For example ``"shift-Q+add 16"`` or ``"add 16, no BatchNorm"``; `WorkbenchError` for anything else."""
-        name, _, variant = text.partition(", ")
-        kind, _, width = name.rpartition(" ")
-        if kind not in KINDS or not width.isdecimal() or not 1 <= int(width) <= 128 or variant not in VARIANTS:
-            raise WorkbenchError(
-                f"a network reads like 'shift-Q+add 16' (one of {', '.join(KINDS)}; width 1 to 128) or "
-                f"'add 16, no BatchNorm' (one of {', '.join(VARIANTS[1:])}); got {text!r}"
-            )
-        return cls(kind, int(width), variant)
-
     def __str__(self) -> str:
-        """As `read` takes it."""
+        """For readers."""
         return f"{self.kind} {self.width}" + (f", {self.variant}" if self.variant else "")
 
     def build(self, channels: int, seed: int) -> SmallNet:
