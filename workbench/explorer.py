@@ -438,6 +438,9 @@ code, pre { font: .9em/1.45 ui-monospace, monospace }
 pre { overflow-x: auto; padding: .6rem .8rem; border-left: 3px solid var(--faint) }
 table { border: 0; border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; border: 0; border-bottom: 1px solid var(--faint) }
+.dataframe { font-size: .85rem }
+.dataframe td { padding: .2rem .4rem }
+.dataframe td:first-of-type { overflow-wrap: anywhere; min-width: 14ch }
 @media print { :root { color-scheme: light } main { max-width: none; padding: 0 } }
 """  # noqa: E501
 
