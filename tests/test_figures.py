@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from workbench import WorkbenchError, __version__, evidence, figures
+from workbench import ROOT, WorkbenchError, __version__, evidence, figures
 from workbench.evidence import Claim, Result, above, equals, interval
 
 ENDINGS = ("svg", "png", "csv")
@@ -352,3 +352,11 @@ def test_a_cell_that_ends_in_save_shows_the_picture(tmp_path, monkeypatch):
     result = evidence.Result({}, [], {"paper": "gebt"}, "hash")
     shown, _ = figures.save(drawn, pd.DataFrame({"a": [1]}), "shown", result)._repr_mimebundle_()
     assert "image/png" in shown
+
+
+def test_a_committed_table_states_the_same_tolerances_at_every_scale():
+    folders = [ROOT / "figures" / scale for scale in ("quick", "full")]
+    names = [{path.relative_to(folder) for path in folder.glob("*/*.csv")} for folder in folders]
+    for name in names[0] & names[1]:
+        quick, full = (figures.load(folder / name)[1]["tolerance"] for folder in folders)
+        assert quick == full, name
