@@ -79,7 +79,7 @@ def state(net):
 def test_settings_are_read():
     setting = Setting.read("cifar10 2000 10")
     assert (setting.dataset, setting.train, setting.epochs) == ("cifar10", 2000, 10)
-    assert (setting.id, setting.title, setting.image) == ("cifar102000", "cifar10, 2,000 images, 10 epochs", (3, 16))
+    assert (setting.id, setting.title, setting.image) == ("cifar10_2000", "cifar10, 2,000 images, 10 epochs", (3, 16))
     assert SETTING.image == (1, 8)
 
 
@@ -734,15 +734,15 @@ def test_claims_follow_what_was_planted(gap, verdict):
         assert row["n"] == 6
         assert row["low"] < row["value"] < row["high"]
     steps = {
-        "accuracy.digits240.vs_mult": ("shift-Q+add", "mult"),
-        "accuracy.cifar10200.comparable": ("shift-Q+add", "mult"),
-        "accuracy.digits240.vs_equal_FIX8_energy": ("shift-Q+add", "mult, equal FIX8 energy"),
-        "accuracy.digits240.vs_shift": ("shift-Q+add", "shift-Q"),
-        "accuracy.cifar10200.vs_add": ("shift-Q+add", "add"),
-        "accuracy.cifar10200.narrow": ("shift-Q+add, mult's weights", "mult"),
-        "accuracy.digits240.ps_vs_shift": ("shift-PS+add", "shift-PS"),
-        "accuracy.digits240.ps_vs_q": ("shift-PS+add", "shift-Q+add"),
-        "accuracy.digits240.fixed": ("fixed+add", "shift-PS+add"),
+        "accuracy.digits_240.vs_mult": ("shift-Q+add", "mult"),
+        "accuracy.cifar10_200.comparable": ("shift-Q+add", "mult"),
+        "accuracy.digits_240.vs_equal_FIX8_energy": ("shift-Q+add", "mult, equal FIX8 energy"),
+        "accuracy.digits_240.vs_shift": ("shift-Q+add", "shift-Q"),
+        "accuracy.cifar10_200.vs_add": ("shift-Q+add", "add"),
+        "accuracy.cifar10_200.narrow": ("shift-Q+add, mult's weights", "mult"),
+        "accuracy.digits_240.ps_vs_shift": ("shift-PS+add", "shift-PS"),
+        "accuracy.digits_240.ps_vs_q": ("shift-PS+add", "shift-Q+add"),
+        "accuracy.digits_240.fixed": ("fixed+add", "shift-PS+add"),
         "learning.adders": ("shift-Q+add, shifts frozen", "shift-Q+add, adders frozen"),
         "learning.both_vs_adders": ("shift-Q+add", "shift-Q+add, shifts frozen"),
         "learning.both_vs_shifts": ("shift-Q+add", "shift-Q+add, adders frozen"),
@@ -757,7 +757,7 @@ def test_claims_follow_what_was_planted(gap, verdict):
                 "sparsity.add.0.7.all", "sparsity.shift_add.0.7.add", "sparsity.shift_add.0.3.shift"):  # fmt: skip
         assert rows[key]["value"] == pytest.approx(gap, abs=0.15), key
     assert "sparsity.shift_add.0.7.shift" not in rows, "no such share there"
-    assert "accuracy.cifar10200.ps_vs_shift" not in rows
+    assert "accuracy.cifar10_200.ps_vs_shift" not in rows
     assert len(rows) == 2 * 8 + 3 + 6 + 2 * 2 * 3 + 2 + 5
 
 
@@ -897,7 +897,7 @@ def test_the_ledger_holds_measured_analytic_and_printed_rows(result):
     assert rows["shiftaddnet.energy.shift_add.inference.asic45.FIX32"]["verdict"] == REPRODUCED
     assert rows["shiftaddnet.ratio.asic45.FP32.add"]["verified"] is False
     wide = result.tables["trained"].pivot(index="seed", columns="arm", values="accuracy")
-    row = rows["shiftaddnet.accuracy.digits100.vs_mult"]
+    row = rows["shiftaddnet.accuracy.digits_100.vs_mult"]
     assert row["value"] == pytest.approx((wide["shift-Q+add"] - wide["mult"]).mean())
     summary = result.tables["summary"].set_index("quantity")
     assert {key for key, row in rows.items() if row["n"]} == set(summary.index)

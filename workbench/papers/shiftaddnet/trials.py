@@ -60,7 +60,7 @@ class Setting:
     @property
     def id(self) -> str:
         """Its part of a claim's id, and its name in tables."""
-        return f"{self.dataset}{self.train}"
+        return f"{self.dataset}_{self.train}"
 
     @property
     def title(self) -> str:
