@@ -1,0 +1,1 @@
+"""AdaDeep: a compression technique for every layer, by what the user demands."""

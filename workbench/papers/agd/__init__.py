@@ -1,0 +1,1 @@
+"""AGD: small generators, searched under a budget and distilled from a large one."""

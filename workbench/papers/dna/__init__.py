@@ -1,0 +1,1 @@
+"""DNA: a network and its accelerator, searched together."""
