@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from workbench import early_bird
-from workbench.exercises import EXERCISES, WITH, WITHOUT, check
+from workbench.exercises import WITH, WITHOUT, check, exercises
 from workbench.papers.gebt import method
 from workbench.papers.spline import method as spline
 from workbench.papers.spline import truths
 from workbench.papers.spline.experiment import SQUARE
 from workbench.papers.spline.partition import partition
+
+EXERCISES = exercises()
 
 
 def answered(capsys, name, answer):

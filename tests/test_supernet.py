@@ -238,12 +238,11 @@ def searched(term, space, steps=300):
 
 
 def test_a_plain_cost_term_collapses_to_the_cheapest_design_and_the_budget_term_does_not():
-    space = random_space(4)
+    space = random_space(4, spans=((0,), (1,), (2,), (3,)))  # no local optimum
     costs = space.cost(space.designs())
     budget = float(costs.median())
     collapsed = searched(lambda cost: cost, space)
-    cheaper = (costs < space.cost(supernet.argmax_design(collapsed))).float().mean()
-    assert cheaper < 0.02  # a local optimum may keep it from the very cheapest
+    assert float(space.cost(supernet.argmax_design(collapsed))) == pytest.approx(float(costs.min()))
     held = searched(lambda cost: supernet.budget_term(cost, budget), space)
     assert float(space.expected([each.softmax(0) for each in held])) == pytest.approx(budget, rel=0.01)
 
