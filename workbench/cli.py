@@ -5,6 +5,8 @@ import errno
 import json
 import re
 import signal
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,6 +168,15 @@ def _number(value: Any) -> str:
 def export(paper: Papers = None, out: Annotated[Path, typer.Option(help="A folder.")] = Path("export")) -> None:
     """Write each notebook as one HTML file whose sliders work offline."""
     runner.export(paper or [], out)
+
+
+@app.command()
+def record(paper: Paper) -> None:
+    """Repeat a paper's long runs and write their results, with provenance, to data/recorded/."""
+    module = f"workbench.papers.{papers.paper(paper).key}.record"
+    if find_spec(module) is None:
+        raise WorkbenchError(f"{paper} records nothing: its results are made by `workbench figures {paper}`")
+    import_module(module).record()
 
 
 @app.command()
