@@ -120,7 +120,7 @@ def accuracy(net: Net, x: Tensor, y: Tensor) -> float:
 def measure(net: Net, split: Split, seed: int, design: Design) -> dict[str, Any]:
     """A design of a trained network: accuracies in per cent, before fine-tuning and after, and the weights' hash."""
     twin = compress(net, design, split.x)
-    before = accuracy(twin, split.val_x, split.val_y)
+    before = accuracy(twin, split.val_x[:VAL], split.val_y[:VAL])
     fit(twin, split, seed, "tune", TUNING, TUNING_LR, TUNING_DECAY)
     return {
         "seed": seed,
