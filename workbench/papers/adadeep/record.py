@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from workbench.papers.adadeep.measure import DESIGNS, SPACES, Split, measure, trained
 from workbench.papers.adadeep.techniques import Net
-from workbench.recorded import load_table, load_tensors, save_table, save_tensors
+from workbench.recorded import load_table, load_tensors, provenance, save_table, save_tensors
 
 SEEDS = range(5)
 COMMAND = "workbench record adadeep"
@@ -62,3 +62,8 @@ def network(seed: int) -> Net:
     state, net = load_tensors("adadeep/nets"), Net()
     net.load_state_dict({name.split(".", 1)[1]: t for name, t in state.items() if name.split(".", 1)[0] == str(seed)})
     return net
+
+
+def digest() -> str:
+    """First 16 hex digits of the recorded table's sha256."""
+    return provenance("adadeep/designs")["sha256"][:16]

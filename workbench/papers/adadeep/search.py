@@ -1,7 +1,8 @@
 """Searches for a design, all given the same rewards and the same number of evaluations.
 
 A baseline gets the rewards of all designs ``[D]`` and looks at ``count`` of them: it returns their numbers in the order
-in which it asked. Random and greedy search never ask twice; TPE and Q-learning may, and pay for it.
+in which it asked. An evaluation is a fine-tuning: a design that was measured before is free, so `REPEATS` allows TPE
+and Q-learning, which may ask twice, some more (random and greedy search never do).
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def tpe(rewards: Tensor, choices: Sequence[int], count: int, stream: torch.Gener
     seed = int(torch.randint(2**31, (1,), generator=stream))
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     asked = []
-    for _ in range(count):
+    for _ in range(REPEATS * count):
+        if len(set(asked)) == count:
+            break
         trial = study.ask()
         at = 0
         for layer, size in enumerate(choices):
@@ -59,4 +62,6 @@ def tpe(rewards: Tensor, choices: Sequence[int], count: int, stream: torch.Gener
     return torch.tensor(asked)
 
 
+REPEATS = 2
+"""Proposals for each evaluation that TPE and Q-learning may make."""
 BASELINES = {"random": random_search, "TPE": tpe, "greedy": greedy}
