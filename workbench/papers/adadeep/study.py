@@ -80,8 +80,14 @@ class Study:
         return method.reward(demand, self.terms(demand, part))
 
     def rescored(self, demand: Demand, chosen: Tensor) -> Tensor:
-        """Utility of designs ``[S]``, one a seed, by that seed's test accuracy ``[S]``."""
-        return method.utility(demand, self.terms(demand, "test")).gather(1, chosen[:, None])[:, 0]
+        """Utility by test accuracy ``[S]`` of designs ``[S]``, one a seed; beyond a budget, minus what is missing.
+
+        Accuracy below the floor counts as it falls, without a jump: budgets are known beforehand, accuracy is not.
+        """
+        of = self.terms(demand, "test")
+        over = of.latency_slack.clamp(-1, 0) + of.storage_slack.clamp(-1, 0)
+        value = torch.where(over < 0, over, method.utility(demand, of))
+        return value.gather(1, chosen[:, None])[:, 0]
 
     def gain(self, chosen: Tensor) -> Tensor:
         """Points of test accuracy above the uncompressed network ``[S]``, of designs ``[S]``, one a seed."""

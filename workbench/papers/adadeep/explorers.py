@@ -1,0 +1,258 @@
+"""AdaDeep to play with: a demand that ranks all measured designs anew, what a technique makes of a layer, and what the
+agents believe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.evidence import Result
+from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Shapes, Slider
+from workbench.papers.adadeep import method
+from workbench.papers.adadeep.measure import DESIGNS, SPACES
+from workbench.papers.adadeep.method import Demand
+from workbench.papers.adadeep.platforms import part_cost, platform, platforms
+from workbench.papers.adadeep.study import NONE, PERSONAS, Study
+from workbench.papers.adadeep.techniques import CONV, FC, Shape, parts
+from workbench.papers.adadeep.views import TECHNIQUES
+
+LOSSES = (1.0, 2.0, 4.0, 8.0)
+BUDGETS = (0.1, 0.2, 0.5, 1.0)
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+PLATFORMS = ("stm32f7", "tx2", "eyeriss", "sparse")
+RANKED = 5
+AXES = ("accuracy", "latency", "energy", "storage")
+SHORT = ("conv 2", "conv 3", "linear")
+
+
+def explore_demand(result: Result) -> Explorer:
+    """Four sliders and a platform, ranking all measured designs."""
+    study: Study = result.extra["study"]
+    # One table of all seeds: accuracies relative to each seed's uncompressed network, their mean.
+    lost = (study.val - study.val[:, [NONE]]).mean(0)
+
+    @cache
+    def of(loss: float, latency: float, storage: float, key: str) -> method.Terms:
+        demand, spread = Demand(loss, latency, storage, 0.0, key), study.costs(key)
+        return method.terms(demand, lost, 0.0, spread, spread[NONE])
+
+    @cache
+    def ranking(loss: float, latency: float, storage: float, energy: float, platform: str) -> Tensor:
+        """The best feasible designs, best first."""
+        demand, terms = Demand(loss, latency, storage, energy, platform), of(loss, latency, storage, platform)
+        value = method.utility(demand, terms).where(terms.feasible, -torch.inf)
+        order = value.argsort(descending=True, stable=True)[:RANKED]
+        return order[terms.feasible[order]]
+
+    @cache
+    def places(platform: str) -> NDArray:
+        """Latency in per cent of the uncompressed network's, and points of accuracy lost."""
+        spread = study.costs(platform)
+        return torch.stack([100 * spread[:, 0] / spread[NONE, 0], lost], 1).numpy()
+
+    def ticks(platform: str) -> NDArray:
+        """Every design as a short stroke."""
+        at, width = places(platform), np.array([0.8, 0.0])
+        return np.stack([at - width, at + width, np.full_like(at, np.nan)], 1).reshape(-1, 2)
+
+    def feasible(loss: float, latency: float, storage: float, platform: str) -> NDArray:
+        return places(platform)[of(loss, latency, storage, platform).feasible.numpy()]
+
+    def first(loss: float, latency: float, storage: float, energy: float, platform: str) -> NDArray:
+        at = places(platform)[ranking(loss, latency, storage, energy, platform)[:1]]
+        ring = np.linspace(0, 2 * np.pi, 13)[:, None]
+        return np.concatenate([p + np.hstack([2.5 * np.cos(ring), 0.6 * np.sin(ring)]) for p in at] or [at])
+
+    def shares(platform: str) -> Tensor:
+        spread = study.costs(platform)
+        return torch.cat([1 + lost[:, None] / 20, spread / spread[NONE]], 1)
+
+    def ranked(loss: float, latency: float, storage: float, energy: float, platform: str) -> dict[str, NDArray]:
+        order, rows = ranking(loss, latency, storage, energy, platform), np.full((RANKED, len(AXES)), np.nan)
+        rows[: len(order)] = shares(platform)[order].numpy()
+        return {f"{place + 1}.": 100 * row for place, row in enumerate(rows)}
+
+    def chosen(loss: float, latency: float, storage: float, energy: float, platform: str) -> NDArray:
+        """1 where the best design has a technique, 0 where it could have; NaN where the layer cannot."""
+        image = np.array([[0.0 if t in space else np.nan for space in SPACES] for t in TECHNIQUES[::-1]])
+        for design in ranking(loss, latency, storage, energy, platform)[:1].tolist():
+            for layer, technique in enumerate(DESIGNS[design]):
+                image[TECHNIQUES[::-1].index(technique), layer] = 1
+        return image
+
+    def name(loss: float, latency: float, storage: float, energy: float, platform: str) -> str:
+        best = ranking(loss, latency, storage, energy, platform)[:1].tolist()
+        return ", ".join(DESIGNS[best[0]]) if best else "none is feasible"
+
+    def number(column: int) -> object:
+        def value(loss: float, latency: float, storage: float, energy: float, platform: str) -> float:
+            best = ranking(loss, latency, storage, energy, platform)[:1]
+            wanted = torch.cat([lost[:, None], 100 * shares(platform)[:, 1:]], 1)[best, column]
+            return float(wanted[0]) if len(best) else float("nan")
+
+        return value
+
+    return Explorer(
+        "adadeep-demand",
+        "Which design for which demand?",
+        controls=[
+            Slider("loss", "points of accuracy you can lose", LOSSES, 4.0),
+            Slider("latency", "latency at most", BUDGETS, 1.0, "{:.0%}"),
+            Slider("storage", "storage at most", BUDGETS, 0.2, "{:.0%}"),
+            Slider("energy", "weight of energy", WEIGHTS, 0.5),
+            Choice("platform", "platform", PLATFORMS, "stm32f7", [platforms()[p].name for p in PLATFORMS]),
+        ],
+        scalars={
+            "best": name,
+            "count": lambda loss, latency, storage, platform: int(of(loss, latency, storage, platform).feasible.sum()),
+            "points": number(0),
+            "time": number(1),
+            "joules": number(2),
+            "bytes": number(3),
+            "floor": lambda loss: -loss,
+            "deadline": lambda latency: 100 * latency,
+        },
+        panels=[
+            Counters(
+                "The best design",
+                {"convolution 2, 3, linear": "{best}", "feasible": "{count} of 448", "accuracy": "{points:+.1f|-}",
+                 "latency": "{time:.0f|-} %", "energy": "{joules:.0f|-} %", "storage": "{bytes:.0f|-} %"},
+            ),
+            Shapes(
+                {"all designs": ("edges", ticks), "feasible": ("points", feasible), "best": ("line", first)},
+                "All designs: what is feasible stands out", "latency (% of uncompressed)", "points of accuracy",
+                limits=((0, 130), (-25, 3)),
+            ),
+            Heatmap(chosen, "Technique by layer", "layer", "technique", "chosen", x=SHORT, y=TECHNIQUES[::-1],
+                    limits=(0, 1)),
+            Lines(ranked, "The five best, side by side", "accuracy: 20 points are the whole height",
+                  "% of uncompressed", x=AXES, limits=(0, 110)),
+        ],
+        describe="On {platform}, at most {loss} points lost, latency at most {latency} and storage at most {storage} "
+        "of the uncompressed network's, energy weighs {energy}: {count} of 448 designs are feasible. Best: "
+        "{best}, with accuracy {points:+.1f|-} points, latency {time:.0f|-} %, energy {joules:.0f|-} %, storage "
+        "{bytes:.0f|-} %.",
+    )  # fmt: skip
+
+
+def explore_technique() -> Explorer:
+    """What each technique makes of one layer, on every platform."""
+    kinds = {"conv": CONV, "linear": FC}
+    sizes = (16, 32, 64, 128, 256)
+
+    @cache
+    def row(kind: str, inputs: int, outputs: int, side: int, platform_key: str) -> NDArray:
+        """Weights, MACs, latency, energy, storage of each technique, as a share of the layer's own; NaN: none."""
+        shape = Shape("conv", inputs, outputs, 3, side) if kind == "conv" else Shape("linear", inputs, outputs)
+        on = replace(platform(platform_key), overhead=0.0)
+        found = np.full((len(TECHNIQUES), 5), np.nan)
+        for at, technique in enumerate(TECHNIQUES):
+            if technique in kinds[kind] and technique != "gap":
+                made = parts(technique, shape)
+                costs = np.array([part_cost(p, on) for p in made]).sum(0)
+                found[at] = [sum(p.nonzero for p in made), sum(p.nonzero * p.side**2 for p in made), *costs]
+        return 100 * found / found[0]
+
+    def bars(kind: str, inputs: int, outputs: int, side: int, platform: str) -> dict[str, NDArray]:
+        found = row(kind, inputs, outputs, side, platform)
+        return {name: found[:, at] for at, name in ((2, "latency"), (3, "energy"), (4, "storage"))}
+
+    def counted(kind: str, inputs: int, outputs: int, side: int) -> dict[str, NDArray]:
+        found = row(kind, inputs, outputs, side, "generic45")
+        return {"weights": found[:, 0]}
+
+    def quickest(kind: str, inputs: int, outputs: int, side: int, platform: str) -> str:
+        return TECHNIQUES[int(np.nanargmin(row(kind, inputs, outputs, side, platform)[:, 2]))]
+
+    def thriftiest(kind: str, inputs: int, outputs: int, side: int, platform: str) -> str:
+        return TECHNIQUES[int(np.nanargmin(row(kind, inputs, outputs, side, platform)[:, 3]))]
+
+    shown = [technique for technique in TECHNIQUES if technique != "gap"]
+    keep = [TECHNIQUES.index(technique) for technique in shown]
+
+    def without_gap(values: dict[str, NDArray]) -> dict[str, NDArray]:
+        return {name: column[keep] for name, column in values.items()}
+
+    return Explorer(
+        "adadeep-technique",
+        "What does a technique make of a layer?",
+        controls=[
+            Slider("inputs", "inputs", sizes, 64),
+            Slider("outputs", "outputs", sizes, 128),
+            Slider("side", "rows and columns of a feature map", (4, 8, 16, 32), 16),
+            Choice("kind", "layer", ("conv", "linear"), "conv", ("3x3 convolution", "fully connected")),
+            Choice("platform", "platform", PLATFORMS, "tx2", [platforms()[p].name for p in PLATFORMS]),
+        ],
+        scalars={"quickest": quickest, "thriftiest": thriftiest},
+        panels=[
+            Counters("On this platform", {"quickest": "{quickest}", "least energy": "{thriftiest}"}),
+            Bars(lambda kind, inputs, outputs, side: without_gap(counted(kind, inputs, outputs, side)),
+                 "Weights that are not zero", "% of the layer's own", shown, stacked=False),
+            Bars(lambda kind, inputs, outputs, side, platform: without_gap(bars(kind, inputs, outputs, side, platform)),
+                 "Cost on this platform", "% of the layer's own", shown, stacked=False),
+        ],
+        describe="A {kind} layer with {inputs} inputs and {outputs} outputs, on maps of side {side}, on {platform}: "
+        "{quickest} is quickest and {thriftiest} takes the least energy. Accuracy is another matter.",
+    )  # fmt: skip
+
+
+def explore_agents(result: Result) -> Explorer:
+    """What the two agents believe, walk by walk."""
+    table = result.tables["q"]
+    walks = tuple(range(1, int(table["walk"].max()) + 1, 4))
+    values = table.set_index(["user", "walk", "layer", "technique"])["q"]
+    study: Study = result.extra["study"]
+    rewards = {user: study.rewards(demand, "val")[0] for user, demand in PERSONAS.items()}
+    order = TECHNIQUES[::-1]
+    limits = tuple(np.quantile(table["q"], [0.02, 0.98]).tolist())
+
+    @cache
+    def image(user: str, walk: int) -> NDArray:
+        found = np.full((len(order), len(SPACES)), np.nan)
+        for layer, space in enumerate(SPACES):
+            for technique in space:
+                found[order.index(technique), layer] = values[user, walk, layer, technique]
+        return found
+
+    def greedy(user: str, walk: int) -> list[int]:
+        return [int(np.nanargmax(image(user, walk)[:, layer])) for layer in range(len(SPACES))]
+
+    def design(user: str, walk: int) -> int:
+        return DESIGNS.index(tuple(order[row] for row in greedy(user, walk)))
+
+    def believed(user: str) -> dict[str, list[float]]:
+        return {
+            "believed": [float(np.nanmax(image(user, walk)[:, -1])) for walk in walks],
+            "true": [float(rewards[user][design(user, walk)]) for walk in walks],
+        }
+
+    return Explorer(
+        "adadeep-agents",
+        "What do the agents believe?",
+        controls=[
+            Slider("walk", "walk", walks, walks[-1]),
+            Choice("user", "user", tuple(PERSONAS), "sensor"),
+        ],
+        scalars={
+            "choice": lambda user, walk: ", ".join(DESIGNS[design(user, walk)]),
+            "reward": lambda user, walk: float(rewards[user][design(user, walk)]),
+            "best": lambda user: float(rewards[user].max()),
+            "optimum": lambda user: ", ".join(DESIGNS[int(rewards[user].argmax())]),
+        },
+        panels=[
+            Counters("The agents' own choice", {"design": "{choice}", "reward": "{reward:.2f}",
+                                                "best there is": "{best:.2f}"}),
+            Heatmap(image, "Q-values along the greedy walk", "layer", "technique", "Q", x=SHORT, y=order, limits=limits,
+                    cells=lambda user, walk: np.array([[row, layer] for layer, row in enumerate(greedy(user, walk))])),
+            Lines(believed, "What they expect of their choice, and get", "walk", "reward", x=walks,
+                  vlines={"here": "walk"}, hlines={"best": "best"}),
+        ],
+        describe="After walk {walk} for the {user} the agents would choose {choice}, with a reward of {reward:.2f}; "
+        "the best design, {optimum}, has {best:.2f}. Outlined: the choice in each layer.",
+    )  # fmt: skip
