@@ -87,6 +87,9 @@ def designs(result: Result) -> Image:
             ax.plot(row[resource], row["accuracy"], marker, color=COLOURS[colour], markersize=6, label=label)
         ax.plot(frame[resource][NONE], accuracy[NONE], "x", color="black", label="uncompressed")
         ax.set(xlabel=UNITS[resource], xscale="log")
+        ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200) if frame[resource].min() <= t <= frame[resource].max()]
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.minorticks_off()
     axes[0].set_ylabel("test accuracy (%), mean of seeds")
     _legend(drawn, axes[0], 4)
     return save(drawn, frame.round(4), "designs", result)
@@ -106,7 +109,8 @@ def reductions(result: Result) -> Image:
             ax.errorbar(rows["kept"], y, xerr=rows["half"], **style)
         labels = [platforms()[name].name.split(" (")[0] for name in names] if resource != "storage" else ["all"]
         ax.set_yticks(range(len(names)), labels, fontsize=8)
-        ax.set(xlabel=f"times less {resource}", ylim=(len(names) - 0.5, -0.5))
+        room = 0 if len(names) > 1 else 7
+        ax.set(xlabel=f"times less {resource}", ylim=(len(names) - 0.5 + room, -0.5 - room))
         ax.axvline(1, color="black", linewidth=0.8)
         ax.set_xlim(left=0)
     axes[1].set_yticklabels([])
