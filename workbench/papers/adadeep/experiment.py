@@ -1,6 +1,6 @@
 """AdaDeep measured: do combinations pay, does the best design follow the demand, and do the agents find it?
 
-Everything is asked of a table: all 448 designs of a small network, each fine-tuned and measured once for five seeds
+Everything is asked of a table: all 294 designs of a small network, each fine-tuned and measured once for five seeds
 (`record`, `measure`). So every search can be judged against the true optimum. Each run measures a few rows again.
 
 A choice is made by the validation accuracy of the other seeds, and reported by the test accuracy of the seed left out.

@@ -121,8 +121,8 @@ def explore_demand(result: Result) -> Explorer:
         panels=[
             Counters(
                 "The best design",
-                {"convolution 2, 3, linear": "{best}", "feasible": "{count} of 448", "accuracy": "{points:+.1f|-}",
-                 "latency": "{time:.0f|-} %", "energy": "{joules:.0f|-} %", "storage": "{bytes:.0f|-} %"},
+                {"convolution 2, 3, linear": "{best}", "feasible": f"{{count}} of {len(DESIGNS)}",
+                 "accuracy": "{points:+.1f|-}", "latency": "{time:.0f|-} %", "energy": "{joules:.0f|-} %", "storage": "{bytes:.0f|-} %"},
             ),
             Shapes(
                 {"all designs": ("edges", ticks), "feasible": ("points", feasible), "best": ("line", first)},
@@ -135,9 +135,8 @@ def explore_demand(result: Result) -> Explorer:
                   "% of uncompressed", x=AXES, limits=(0, 110)),
         ],
         describe="On {platform}, at most {loss} points lost, latency at most {latency} and storage at most {storage} "
-        "of the uncompressed network's, energy weighs {energy}: {count} of 448 designs are feasible. Best: "
-        "{best}, with accuracy {points:+.1f|-} points, latency {time:.0f|-} %, energy {joules:.0f|-} %, storage "
-        "{bytes:.0f|-} %.",
+        "of the uncompressed network's, energy weighs {energy}: feasible are {count} designs. Best: {best}, with "
+        "accuracy {points:+.1f|-} points, latency {time:.0f|-} %, energy {joules:.0f|-} %, storage {bytes:.0f|-} %.",
     )  # fmt: skip
 
 
