@@ -122,7 +122,8 @@ def explore_demand(result: Result) -> Explorer:
             Counters(
                 "The best design",
                 {"convolution 2, 3, linear": "{best}", "feasible": f"{{count}} of {len(DESIGNS)}",
-                 "accuracy": "{points:+.1f|-}", "latency": "{time:.0f|-} %", "energy": "{joules:.0f|-} %", "storage": "{bytes:.0f|-} %"},
+                 "accuracy": "{points:+.1f|-}", "latency": "{time:.0f|-} %", "energy": "{joules:.0f|-} %",
+                 "storage": "{bytes:.0f|-} %"},
             ),
             Shapes(
                 {"all designs": ("edges", ticks), "feasible": ("points", feasible), "best": ("line", first)},
