@@ -1,6 +1,6 @@
 """AdaDeep measured: do combinations pay, does the best design follow the demand, and do the agents find it?
 
-Everything is asked of a table: all 294 designs of a small network, each fine-tuned and measured once for five seeds
+Everything is asked of a table: all 294 designs of a small network, each fine-tuned and measured once for every seed
 (`record`, `measure`). So every search can be judged against the true optimum. Each run measures a few rows again.
 
 A choice is made by the validation accuracy of the other seeds, and reported by the test accuracy of the seed left out.
@@ -61,7 +61,7 @@ class Config(papers.Config):
     paper's reward. ``again``: rows of the table to measure again.
     """
 
-    seeds: int = 3
+    seeds: int = len(record.SEEDS)
     evaluations: int = 40
     repetitions: int = 4
     margin: float = 1.0
@@ -70,7 +70,7 @@ class Config(papers.Config):
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
-        "full": {"seeds": 5, "evaluations": 60, "repetitions": 20, "again": 20},
+        "full": {"evaluations": 60, "repetitions": 20, "again": 20},
     }
 
     def __post_init__(self) -> None:
