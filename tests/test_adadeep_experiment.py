@@ -1,6 +1,7 @@
 """AdaDeep: platforms by hand, demands by brute force, agents that learn, searches that count, a table that repeats."""
 
 import copy
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -396,9 +397,14 @@ def test_the_two_factors_of_9_8_are_told_apart():
 TINY = {"seeds": 3, "evaluations": 12, "repetitions": 1, "again": 1}
 
 
+@cache
+def tiny_run():
+    return experiment.run(Config.at("quick", **TINY))
+
+
 @pytest.fixture(scope="module")
 def result():
-    return experiment.run(Config.at("quick", **TINY))
+    return tiny_run()
 
 
 def planted(tables, better):

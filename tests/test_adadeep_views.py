@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from test_adadeep_experiment import TINY, tiny_run
 
 from workbench import figures, hardware
-from workbench.papers.adadeep import experiment, explorers, record, views
+from workbench.papers.adadeep import explorers, record, views
 from workbench.papers.adadeep.measure import DESIGNS, SPACES, Split
 from workbench.papers.adadeep.platforms import part_cost, platform
 from workbench.papers.adadeep.study import NONE, PERSONAS
 from workbench.papers.adadeep.techniques import Shape, parts
 
-TINY = {"seeds": 3, "evaluations": 10, "repetitions": 1, "again": 2}
 DRAWN = ("combinations", "designs", "reductions", "by_demand", "searches", "learning", "reward_forms", "again")
 DRAWN += ("counts", "energy")
 
 
 @pytest.fixture(scope="module")
 def result():
-    return experiment.run(experiment.Config.at("quick", **TINY))
+    return tiny_run()
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_figure_is_saved_with_its_table(result, name, tmp_path, monkeypatch):
     getattr(views, name)(result)
     table, meta = figures.load(tmp_path / "adadeep" / f"{name}.csv")
     assert len(table)
-    assert meta["parameters"]["evaluations"] == 10
+    assert meta["parameters"]["evaluations"] == TINY["evaluations"]
     assert len(meta["data"]) == 33, "the digits' hash, and the recorded table's"
     for ending in ("png", "svg"):
         assert (tmp_path / "adadeep" / f"{name}.{ending}").stat().st_size > 4000
@@ -82,7 +82,7 @@ def test_where_nothing_is_feasible_it_says_so(demand):
 
 
 def test_each_slider_ranks_anew(demand):
-    start = {"loss": 4.0, "latency": 1.0, "storage": 1.0, "energy": 0.5, "platform": "stm32f7"}
+    start = {"loss": 4.0, "latency": 1.0, "storage": 1.0, "energy": 0.75, "platform": "eyeriss"}
     for name, values in (("energy", explorers.WEIGHTS), ("loss", explorers.LOSSES), ("storage", explorers.BUDGETS)):
         seen = {demand(**{**start, name: value})["The best design"]["convolution 2, 3, linear"] for value in values}
         assert len(seen) >= 2, name
