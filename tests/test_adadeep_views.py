@@ -82,8 +82,11 @@ def test_where_nothing_is_feasible_it_says_so(demand):
 
 
 def test_each_slider_ranks_anew(demand):
-    start = {"loss": 4.0, "latency": 1.0, "storage": 1.0, "energy": 0.75, "platform": "eyeriss"}
-    for name, values in (("energy", explorers.WEIGHTS), ("loss", explorers.LOSSES), ("storage", explorers.BUDGETS)):
+    start = {"loss": 4.0, "latency": 0.5, "storage": 0.5, "energy": 0.75, "platform": "stm32f7"}
+    assert demand()["text"] == demand(**start)["text"], "it starts where every control matters"
+    budgets = dict.fromkeys(("latency", "storage"), explorers.BUDGETS)
+    swept = {"loss": explorers.LOSSES, "energy": explorers.WEIGHTS, "platform": explorers.PLATFORMS, **budgets}
+    for name, values in swept.items():
         seen = {demand(**{**start, name: value})["The best design"]["convolution 2, 3, linear"] for value in values}
         assert len(seen) >= 2, name
     counts = [int(demand(**{**start, "latency": b})["The best design"]["feasible"].split()[0]) for b in (0.2, 0.5, 1.0)]

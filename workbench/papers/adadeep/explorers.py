@@ -103,9 +103,9 @@ def explore_demand(result: Result) -> Explorer:
         "Which design for which demand?",
         controls=[
             Slider("loss", "points of accuracy you can lose", LOSSES, 4.0),
-            Slider("latency", "latency at most", BUDGETS, 1.0, "{:.0%}"),
-            Slider("storage", "storage at most", BUDGETS, 0.2, "{:.0%}"),
-            Slider("energy", "weight of energy", WEIGHTS, 0.5),
+            Slider("latency", "latency at most", BUDGETS, 0.5, "{:.0%}"),
+            Slider("storage", "storage at most", BUDGETS, 0.5, "{:.0%}"),
+            Slider("energy", "weight of energy", WEIGHTS, 0.75),
             Choice("platform", "platform", PLATFORMS, "stm32f7", [platforms()[p].name for p in PLATFORMS]),
         ],
         scalars={
