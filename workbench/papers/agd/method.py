@@ -1,0 +1,415 @@
+"""AutoGAN-Distiller (AGD): search a small generator inside a supernet, taught by a large one.
+
+Both of the paper's tasks in one class of generators: a fixed *skeleton* (stem and tail) around a body of searched
+layers, each with an operator and a width (arXiv 2006.08198, section 3.2). Everything that trains a student here takes
+inputs and *targets*; AGD's targets are the teacher's outputs, and no discriminator takes part (section 3.3).
+
+Left out of the paper's recipe: InstanceNorm (it makes a layer blind to the scale of what comes, and with it to the
+scores that carry the gradient to the widths) and searched widths of stem and tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workbench.supernet import (
+    Chosen,
+    Mixed,
+    Pressure,
+    SlicedConv2d,
+    Space,
+    argmax_design,
+    choose_hard,
+    choose_soft,
+    entropy,
+    fixed,
+)
+from workbench.training import generator, steps, train
+
+OPERATORS = ("1x1", "3x3", "depthwise", "residual")
+WIDTHS = (4, 6, 8, 10, 12)
+"""The paper's ratios, 4, 6, 8, 10 and 12 twelfths, of a full width of 12."""
+EXPANSION = 2
+"""Of the depthwise block; 4 in the paper, which at our few channels would cost more than a 3x3 convolution."""
+COST_SHARES = {"super resolution": (2 / 7, 5 / 7), "translation": (1 / 4, 3 / 4)}
+"""How the paper weighs the gradients of the cost: of operators, of widths."""
+
+Layer = tuple[str, int]
+Design = tuple[Layer, ...]
+"""Operator and width of every searched layer."""
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def activation(x: Tensor) -> Tensor:
+    """Leaky ReLU, as in ESRGAN."""
+    return F.leaky_relu(x, 0.2)
+
+
+# --- generators ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What is not searched, and how many layers are.
+
+    ``down`` is the stride of the stem's second convolution (1: there is none), ``up`` the magnification of the tail:
+    super resolution x4 has 1 and 4, translation 2 and 2. ``stem`` and ``tail`` are channels.
+    """
+
+    layers: int
+    down: int
+    up: int
+    stem: int = 8
+    tail: int = 6
+
+    @property
+    def task(self) -> str:
+        """The paper's task."""
+        return "super resolution" if self.down == 1 else "translation"
+
+    def macs(self, width: int) -> int:
+        """MACs a pixel of the body, of stem and tail around a body whose last layer has that width."""
+        stem = 27 * self.stem if self.down == 1 else (27 * self.tail) * self.down**2 + 9 * self.tail * self.stem
+        return stem + 4 * 9 * width * self.tail + self.up**2 * 9 * self.tail * 3
+
+
+def layer_macs(operator: str, inputs: int, width: int) -> int:
+    """MACs a pixel of one searched layer."""
+    inner, shortcut = EXPANSION * inputs, inputs * width * (inputs != width)
+    return {
+        "1x1": inputs * width,
+        "3x3": 9 * inputs * width,
+        "depthwise": inputs * inner + 9 * inner + inner * width + shortcut,
+        "residual": 9 * inputs * width + 9 * width * width + shortcut,
+    }[operator]
+
+
+def macs(skeleton: Skeleton, design: Design) -> int:
+    """MACs a pixel of the body, skeleton included."""
+    inputs, total = skeleton.stem, skeleton.macs(design[-1][1])
+    for operator, width in design:
+        total += layer_macs(operator, inputs, width)
+        inputs = width
+    return total
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, sliced: bool = False
+) -> nn.Conv2d:
+    """Zero-padded to keep the size (but for the stride); ``sliced``: it serves fewer channels than its own, too."""
+    kind = SlicedConv2d if sliced else nn.Conv2d
+    return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
+
+
+class Plain(nn.Module):
+    """A 1x1 or 3x3 convolution and the activation."""
+
+    def __init__(self, kernel: int, inputs: int, outputs: int, sliced: bool = False) -> None:
+        super().__init__()
+        self.conv = convolution(inputs, outputs, kernel, sliced=sliced)
+
+    def forward(self, x: Tensor, *width: int) -> Tensor:
+        """[N, inputs, H, W] to all outputs; sliced: of inputs or fewer to ``width`` outputs."""
+        return activation(self.conv(x, *width))
+
+
+class Residual(nn.Module):
+    """3x3, activation, 3x3, and the input added; through a 1x1 convolution where the widths differ."""
+
+    def __init__(self, inputs: int, outputs: int, sliced: bool = False) -> None:
+        super().__init__()
+        self.first = convolution(inputs, outputs, sliced=sliced)
+        self.second = convolution(outputs, outputs, sliced=sliced)
+        self.shortcut = convolution(inputs, outputs, 1, sliced=sliced) if sliced or inputs != outputs else None
+
+    def forward(self, x: Tensor, *width: int) -> Tensor:
+        """As of `Plain`."""
+        y = self.second(activation(self.first(x, *width)), *width)
+        return y + (x if y.shape == x.shape else self.shortcut(x, *width))
+
+
+class Depthwise(nn.Module):
+    """1x1 to ``EXPANSION`` times the channels, depthwise 3x3, 1x1, and the input added as in `Residual`."""
+
+    def __init__(self, inputs: int, outputs: int, sliced: bool = False) -> None:
+        super().__init__()
+        inner = EXPANSION * inputs
+        self.expand = convolution(inputs, inner, 1, sliced=sliced)
+        self.depth = convolution(inner, inner, groups=inner, sliced=sliced)
+        self.project = convolution(inner, outputs, 1, sliced=sliced)
+        self.shortcut = convolution(inputs, outputs, 1, sliced=sliced) if sliced or inputs != outputs else None
+
+    def forward(self, x: Tensor, *width: int) -> Tensor:
+        """As of `Plain`."""
+        inner = [EXPANSION * x.shape[1]] if width else []
+        y = self.project(activation(self.depth(activation(self.expand(x, *inner)))), *width)
+        return y + (x if y.shape == x.shape else self.shortcut(x, *width))
+
+
+def operator(name: str, inputs: int, outputs: int, sliced: bool = False) -> nn.Module:
+    """One of `OPERATORS`, plain torch layers, or ``sliced`` ones of the supernet."""
+    if name in ("1x1", "3x3"):
+        return Plain(int(name[0]), inputs, outputs, sliced)
+    return (Residual if name == "residual" else Depthwise)(inputs, outputs, sliced)
+
+
+class Generator(nn.Module):
+    """Skeleton and body; images [N, 3, H, W] to [N, 3, H up / down, W up / down], around 0 to 1.
+
+    No shortcut leads from the input image to the output: what the body does not carry is lost.
+    """
+
+    def __init__(self, skeleton: Skeleton, body: nn.Module, width: int, sliced: bool = False) -> None:
+        super().__init__()
+        self.skeleton, self.body = skeleton, body
+        first = skeleton.stem if skeleton.down == 1 else skeleton.tail
+        self.stem = nn.ModuleList([convolution(3, first)])
+        if skeleton.down > 1:
+            self.stem.append(convolution(first, skeleton.stem, stride=skeleton.down))
+        self.grow = convolution(width, skeleton.tail, sliced=sliced)
+        self.last = convolution(skeleton.tail, 3)
+
+    def forward(self, x: Tensor, *choices: Sequence[Chosen]) -> Tensor:
+        """``choices`` (operators and widths by layer) go to a body that has a choice."""
+        y = x - 0.5
+        for conv in self.stem:
+            y = activation(conv(y))
+        y = self.body(y, *choices)
+        y = activation(self.grow(F.interpolate(y, scale_factor=2)))
+        if self.skeleton.up > 2:
+            y = F.interpolate(y, scale_factor=self.skeleton.up // 2)
+        return self.last(y) + 0.5
+
+
+def build(skeleton: Skeleton, design: Design, *stream: object) -> Generator:
+    """The network of a design, as its start; random numbers from the stream of that name."""
+    with seeded(*stream):
+        inputs = (skeleton.stem, *(width for _, width in design[:-1]))
+        layers = [operator(name, i, width) for i, (name, width) in zip(inputs, design, strict=True)]
+        return Generator(skeleton, nn.Sequential(*layers), design[-1][1])
+
+
+@contextmanager
+def seeded(*stream: object) -> Iterator[None]:
+    """A block in which torch's own random numbers (of initial weights) are those of the stream."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(*stream).initial_seed())
+        yield
+
+
+# --- the supernet --------------------------------------------------------------------------------------------
+
+
+class Searched(nn.ModuleList):
+    """The body of the supernet: all operators in every layer, each as wide as the widest and sliced (section 3.2)."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        inputs = (skeleton.stem, *[WIDTHS[-1]] * (skeleton.layers - 1))
+        super().__init__(Mixed([operator(name, i, WIDTHS[-1], sliced=True) for name in OPERATORS]) for i in inputs)
+
+    def forward(self, x: Tensor, operators: Sequence[Chosen], widths: Sequence[Chosen]) -> Tensor:
+        """Operators summed by weight; a layer's output is multiplied by the scores of its input and output widths."""
+        before: Tensor | float = 1.0
+        for mixed, chosen, width in zip(self, operators, widths, strict=True):
+            x = mixed(x, chosen, WIDTHS[width.index]) * (before * width.score)
+            before = width.score
+        return x
+
+
+def supernet(skeleton: Skeleton, *stream: object) -> Generator:
+    """The supernet at its start."""
+    with seeded(*stream):
+        return Generator(skeleton, Searched(skeleton), WIDTHS[-1], sliced=True)
+
+
+def fixed_path(net: Generator, design: Design) -> Callable[[Tensor], Tensor]:
+    """One design as a path through a supernet, with the supernet's weights."""
+    operators = [fixed(OPERATORS.index(name), len(OPERATORS)) for name, _ in design]
+    widths = [fixed(WIDTHS.index(width), len(WIDTHS)) for _, width in design]
+    return lambda x: net(x, operators, widths)
+
+
+def space(skeleton: Skeleton) -> Space:
+    """MACs a pixel of the body of all designs; choices are the operators of all layers, then the widths of all."""
+    n, terms = skeleton.layers, []
+    for layer in range(n):
+        came = [skeleton.stem] if layer == 0 else WIDTHS
+        table = torch.tensor([[[layer_macs(o, i, w) for w in WIDTHS] for o in OPERATORS] for i in came]).double()
+        terms.append(((layer, n), table[0]) if layer == 0 else ((n + layer - 1, layer, n + layer), table))
+    last = torch.tensor([skeleton.macs(w) for w in WIDTHS]).double()
+    return Space((len(OPERATORS),) * n + (len(WIDTHS),) * n, (*terms, ((2 * n - 1,), last)))
+
+
+def design_of(choices: Tensor) -> Design:
+    """A row of choices [2 layers] as a design."""
+    names, widths = choices.tolist()[: len(choices) // 2], choices.tolist()[len(choices) // 2 :]
+    return tuple((OPERATORS[o], WIDTHS[w]) for o, w in zip(names, widths, strict=True))
+
+
+# --- search --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to search: updates of the weights alone, then of both; images an update; Adam's learning rates.
+
+    ``rule`` says how the cost is held: "log-ratio" pulls by the logarithm of expected cost over budget, from both
+    sides; "pressure" is the paper's weight, doubled or halved every ``every`` steps by what the argmax would cost
+    (section 3.3); "fixed" is one ``weight`` for good, the control.
+    """
+
+    pretrain: int
+    steps: int
+    batch: int
+    lr: float
+    lr_choices: float
+    rule: str = "log-ratio"
+    weight: float = 1.0
+    every: int = 10
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A search step by step: probabilities [steps, layers, candidates], expected and argmax' cost, mean entropy."""
+
+    operators: Tensor
+    widths: Tensor
+    expected: Tensor
+    argmax: Tensor
+    entropy: Tensor
+    logits: tuple[Tensor, ...]
+
+
+def halves(images: int, *stream: object) -> tuple[Tensor, Tensor]:
+    """Indices for weights and for choices: disjoint, half of the training set each (section 3.3)."""
+    order = torch.randperm(images, generator=generator(*stream))
+    return order[: images // 2], order[images // 2 :]
+
+
+def decoupled_cost(logits: Sequence[Tensor], costs: Space) -> tuple[Tensor, Tensor]:
+    """Expected cost of the operators at the largest widths, and of the widths at uniform operators (section 3.3)."""
+    n = len(logits) // 2
+    soft = [each.softmax(-1) for each in logits]
+    widest = [F.one_hot(torch.tensor(len(WIDTHS) - 1), len(WIDTHS)).to(soft[0])] * n
+    uniform = [torch.full_like(soft[0], 1 / len(OPERATORS))] * n
+    return costs.expected([*soft[:n], *widest]), costs.expected([*uniform, *soft[n:]])
+
+
+def search(
+    net: Generator,
+    inputs: Tensor,
+    targets: Tensor,
+    split: tuple[Tensor, Tensor],
+    distance: Distance,
+    budget: float,
+    plan: Plan,
+    *stream: object,
+) -> Trace:
+    """Train a supernet's weights and choices in turns, to first order; the network is changed in place.
+
+    Args:
+        net: of `supernet`.
+        inputs, targets: images [N, 3, h, w] and what the teacher makes of them.
+        split: `halves`, of weights and of choices.
+        distance: between outputs and targets.
+        budget: MACs a pixel of the body.
+        plan: how long, and how the cost is held.
+        stream: name of the random numbers.
+
+    Weights see the widest, the narrowest and one drawn network in every update (two while they train alone), choices
+    one drawn network. The paper also shows the widest and narrowest to the choices: of widths these say nothing.
+    """
+    n, costs = net.skeleton.layers, space(net.skeleton)
+    logits = [(1e-3 * torch.ones(size)).requires_grad_() for size in costs.sizes]
+    weights = torch.optim.Adam(net.parameters(), plan.lr)
+    choices = torch.optim.Adam(logits, plan.lr_choices, betas=(0.5, 0.999))
+    pressure = Pressure(plan.weight, 0.95 * budget, budget)
+    draws, order = generator(*stream, "widths"), generator(*stream, "batches")
+    shares = COST_SHARES[net.skeleton.task]
+    ends = [[fixed(end, len(WIDTHS))] * n for end in (len(WIDTHS) - 1, 0)]
+    found: list[tuple[Any, ...]] = []
+
+    def drawn() -> list[Chosen]:
+        return [choose_hard(each, 1.0, draws) for each in logits[n:]]
+
+    def loss(half: Tensor, sandwich: list[list[Chosen]]) -> Tensor:
+        at = half[torch.randint(len(half), (plan.batch,), generator=order)]
+        soft = [choose_soft(each) for each in logits[:n]]
+        return sum(distance(net(inputs[at], soft, widths), targets[at]) for widths in sandwich)
+
+    def pull(expected: Tensor) -> float:
+        return {
+            "log-ratio": 2 * float((expected / budget).log()),
+            "pressure": pressure.weight,
+            "fixed": plan.weight,
+        }[plan.rule]
+
+    for step in steps(plan.pretrain + plan.steps, "searching"):
+        if step >= plan.pretrain:
+            choices.zero_grad()
+            probabilities = [each.softmax(-1) for each in logits]
+            expected = costs.expected(probabilities)
+            cost = sum(share * each.log() for share, each in zip(shares, decoupled_cost(logits, costs), strict=True))
+            (loss(split[1], [drawn()]) + pull(expected.detach()) * cost).backward()
+            choices.step()
+            best = float(costs.cost(argmax_design(logits)))
+            if (step - plan.pretrain) % plan.every == plan.every - 1:
+                pressure.update(best)
+            seen = [torch.stack([each.detach() for each in part]) for part in (probabilities[:n], probabilities[n:])]
+            found.append((*seen, float(expected), best, entropy(logits[:n])))
+        weights.zero_grad()
+        loss(split[0], [*ends, *(drawn() for _ in range(2 if step < plan.pretrain else 1))]).backward()
+        weights.step()
+    columns = [torch.stack(c) if isinstance(c[0], Tensor) else torch.tensor(c) for c in zip(*found, strict=True)]
+    return Trace(*columns, tuple(each.detach() for each in logits))
+
+
+def search_macs(skeleton: Skeleton, plan: Plan) -> float:
+    """MACs a pixel of the body of all forward passes of a search, at uniform widths: to compare with students'.
+
+    All operators of a layer are computed.
+    """
+    costs, n = space(skeleton), skeleton.layers
+    every = [torch.ones(len(OPERATORS))] * n  # a sum over operators, where a probability would give a mean
+    one = torch.eye(len(WIDTHS))
+    wide, narrow, drawn = (float(costs.expected([*every, *[width] * n])) for width in (one[-1], one[0], one.mean(0)))
+    return plan.batch * (plan.pretrain + plan.steps) * (wide + narrow + 2 * drawn)
+
+
+# --- students ------------------------------------------------------------------------------------------------
+
+
+def fit(
+    net: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    distance: Distance,
+    updates: int,
+    batch: int,
+    lr: float,
+    *stream: object,
+) -> nn.Module:
+    """Adam with one cycle of the learning rate, in place. Targets: the teacher's outputs, or the truth (no teacher)."""
+    optimiser = torch.optim.Adam(net.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, updates)
+    order = generator(*stream, "batches")
+
+    def loss(_: int) -> Tensor:
+        at = torch.randint(len(inputs), (batch,), generator=order)
+        return distance(net(inputs[at]), targets[at])
+
+    train(loss, optimiser, updates, after_step=lambda _: schedule.step(), label="training")
+    return net
+
+
+@torch.no_grad()
+def outputs(net: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """What a network makes of images, as numbers: no gradient leads back."""
+    return torch.cat([net(part) for part in inputs.split(500)])
