@@ -272,6 +272,28 @@ const KINDS = {
     swatch(ctx, i) { bar(ctx, i, 0, 0, 30, 12); },
   },
 
+  picture: {
+    down: true,
+    aspect: ({ values: { shape: [rows, columns] } }) => columns / rows,
+    draw(ctx, p) {
+      const [rows, columns, channels = 1] = p.panel.values.shape, values = p.read(p.panel.values);
+      const image = new ImageData(columns, rows), colour = (k, c) => 255 * values[k * channels + c % channels];
+      for (let k = 0; k < rows * columns; k++) { // an ImageData rounds, and cuts off below 0 and above 255
+        image.data.set([colour(k, 0), colour(k, 1), colour(k, 2), 255], 4 * k);
+      }
+      const { left, right, top, bottom } = p.box;
+      p.image ??= new OffscreenCanvas(columns, rows).getContext("2d");
+      p.image.putImageData(image, 0, 0);
+      ctx.imageSmoothingEnabled = false;
+      ctx.drawImage(p.image.canvas, left, top, right - left, bottom - top);
+    },
+    hover(p, px, py) {
+      const [, columns, channels = 1] = p.panel.values.shape, [x, y] = [p.x.invert(px), p.y.invert(py)].map(Math.round);
+      const at = (y * columns + x) * channels;
+      return `(${x}, ${y}): ${[...p.read(p.panel.values).subarray(at, at + channels)].map(short).join(", ")}`;
+    },
+  },
+
   shapes: {
     aspect: (panel, { x, y }) => (x[1] - x[0]) / (y[1] - y[0]),
     draw(ctx, p) {

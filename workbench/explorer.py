@@ -27,7 +27,7 @@ markers and of counters, and `describe`, are templates in Python's format langua
 
 As the last expression of a cell an explorer shows itself live in JupyterLab, or as an offline page where
 WORKBENCH_HOST=page. `explorer(ratio=0.2)` returns what is drawn. `page` writes a document of exported ones.
-The kinds of panel: Heatmap, Lines, Bars, Shapes (areas, paths and points of a plane), Counters. A new kind is
+The kinds of panel: Heatmap, Lines, Bars, Shapes (areas, paths and points of a plane), Picture, Counters. A new kind is
 a class with `title`, `functions` and `pack` here and an entry in KINDS in explorer.js.
 """
 
@@ -269,6 +269,37 @@ class Shapes:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A photograph, one square a pixel: `function` returns [rows, columns, 3] (red, green, blue) or [rows, columns]
+    (grey), the first row on top, from 0 to 1; what lies beyond is cut off there.
+    """
+
+    function: Callable[..., Any]
+    title: str
+
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """What is swept for this panel."""
+        return [self.function]
+
+    def pack(self, sweep: "_Sweep") -> dict:
+        """The panel as explorer.js reads it."""
+        depends, images = sweep.run(self.title, self.function, lambda image: np.array(image, np.float32))
+        images = np.stack(images)
+        if not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
+            raise WorkbenchError(f"{self.title}: a picture needs [rows, columns] or [rows, columns, 3]")
+        rows, columns = images.shape[1:3]
+        return {
+            "kind": "picture",
+            "x": sweep.cells("", range(columns)),
+            "y": sweep.cells("", range(rows)),
+            "values": sweep.block(depends, images),
+            "vlines": [],
+            "hlines": [],
+        }
+
+
+@dataclass(frozen=True)
 class Counters:
     """A few numbers in large print: {label: template}, as in {"training": "{energy:.1f} J"}."""
 
@@ -292,7 +323,7 @@ class Explorer:
     name: str
     title: str
     controls: Sequence[Slider | Choice]
-    panels: Sequence[Heatmap | Lines | Bars | Shapes | Counters]
+    panels: Sequence[Heatmap | Lines | Bars | Shapes | Picture | Counters]
     describe: str
     scalars: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
@@ -313,9 +344,9 @@ class Explorer:
     def __call__(self, **chosen: Any) -> dict[str, Any]:
         """What is drawn where the controls are as chosen; the others stay where they start.
 
-        Returns {panel's title: heat-map [rows, columns], {series: y, [y, low, high] or, of shapes, [n, 2]} or
-        {counter: text}}, float32 arrays read from the payload that the pages draw, the outlined cells [n, 2] of
-        a heat-map under "title: cells", and "text", the text alternative.
+        Returns {panel's title: heat-map [rows, columns] or picture [rows, columns, 3], {series: y, [y, low, high] or,
+        of shapes, [n, 2]} or {counter: text}}, float32 arrays read from the payload that the pages draw, the outlined
+        cells [n, 2] of a heat-map under "title: cells", and "text", the text alternative.
         """
         known = {control.name: control for control in self.controls}
         for name in chosen:

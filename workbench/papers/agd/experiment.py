@@ -33,6 +33,8 @@ BAND = 0.95
 MARGIN = {"super resolution": 0.05, "translation": 0.1}
 """What eight bits may lose: dB, Frechet distance in its logarithm. Fixed before the runs."""
 ENTROPY = math.log(len(OPERATORS))
+OTHERS = (4, 6, 10)
+"""Widths of uniform designs whose cost is another budget, for the plane of cost and quality."""
 PICTURES, SIDE = 4, 32
 """Test pictures that are kept for the explorer, and their side."""
 
@@ -43,8 +45,8 @@ class Config(papers.Config):
 
     ``tasks`` as in `tasks.TASKS`, the first with ``seeds`` seeds and the others with ``more_seeds``; at most ``images``
     to train on; students' ``updates``, ``batch`` and ``lr``; the search's ``pretrain`` and ``steps``, its batch and
-    learning rates; ``control_seeds`` for searches of the first task whose cost term has a fixed ``control_weight``, or
-    is doubled and halved as in the paper.
+    learning rates; ``cloud`` random designs at each other budget, on the first seed; ``control_seeds`` for searches of
+    the first task whose cost term has a fixed ``control_weight``, or is doubled and halved as in the paper.
     """
 
     seeds: int = 2
@@ -59,6 +61,7 @@ class Config(papers.Config):
     search_batch: int = 8
     search_lr: float = 2e-3
     lr_choices: float = 0.1
+    cloud: int = 1
     control_seeds: int = 2
     control_weight: float = 5.0
 
@@ -74,6 +77,7 @@ class Config(papers.Config):
             "pretrain": 60,
             "steps": 120,
             "search_batch": 16,
+            "cloud": 3,
             "control_seeds": 5,
         },
     }
@@ -87,7 +91,7 @@ class Config(papers.Config):
         self.require("more_seeds", self.more_seeds >= 2, "be at least 2")
         self.require("control_seeds", 2 <= self.control_seeds <= self.seeds, "lie in 2..seeds")
         self.require("images", self.images >= 100, "be at least 100")
-        for name in ("updates", "batch", "steps", "search_batch"):
+        for name in ("updates", "batch", "steps", "search_batch", "cloud"):
             self.require(name, getattr(self, name) >= 1, "be at least 1")
         self.require("pretrain", self.pretrain >= 0, "not be negative")
         for name in ("lr", "search_lr", "lr_choices", "control_weight"):
@@ -100,9 +104,9 @@ class Config(papers.Config):
         return Plan(self.pretrain, self.steps, self.search_batch, *rates, rule, weight)
 
 
-def budget(task: Task) -> float:
-    """MACs a pixel of the body: the uniform design lies in the band's upper half."""
-    return 1.02 * method.macs(task.skeleton, students.uniform(task))
+def budget(task: Task, width: int = students.UNIFORM) -> float:
+    """MACs a pixel of the body: the uniform design of that width lies in the band's upper half."""
+    return 1.02 * method.macs(task.skeleton, students.uniform(task, width))
 
 
 def search_cost(task: Task, config: Config) -> float:
@@ -204,6 +208,7 @@ def part(text: str, seed: int, config: Config, controls: bool = False, keep: boo
         rounded = students.eight_bits(nets[name], lesson.images.inputs[:1000])
         found["arms"].append(own | _arm_row(lesson, f"{name}, 8 bits", rounded, designs[name]))
     found["arms"] += [own | row for row in _references(lesson)]
+    found["cloud"] = [own | row for row in _cloud(lesson)] if keep else []
     if controls:
         for rule in ("pressure", "fixed"):
             found["search"].append(own | _search_row(lesson.search(rule)[1], task, rule, math.nan))
@@ -239,6 +244,18 @@ def _arm_row(
         "shared": shared,
         "seconds": seconds,
     }
+
+
+def _cloud(lesson: Lesson) -> Iterator[dict[str, Any]]:
+    """Uniform and random designs at other budgets, distilled."""
+    task, space = lesson.task, method.space(lesson.task.skeleton)
+    for width in OTHERS:
+        most = budget(task, width)
+        stream = method.generator(lesson.seed, "cloud", task.id, width)
+        drawn = random_designs(space, BAND * most, most, lesson.config.cloud, stream)
+        designs = [("uniform", students.uniform(task, width))] + [("random", method.design_of(row)) for row in drawn]
+        for arm, design in designs:
+            yield _arm_row(lesson, arm, lesson.distil(design), design)
 
 
 def _references(lesson: Lesson) -> Iterator[dict[str, Any]]:
@@ -372,7 +389,8 @@ def run(config: Config) -> Result:
         for n, seed in enumerate(config.seed_list if at == 0 else range(config.seed, config.seed + config.more_seeds)):
             jobs.append(delayed(_alone)(part, text, seed, config, at == 0 and n < config.control_seeds, n == 0))
     parts = Parallel(n_jobs=2)(jobs)
-    tables = {name: pd.DataFrame([row for part in parts for row in part[name]]) for name in ("arms", "search")}
+    names = "arms", "search", "cloud"
+    tables = {name: pd.DataFrame([row for part in parts for row in part[name]]) for name in names}
     tables["conventions"] = analytic.conventions()
     found = list(_contrasts(tables, config))
     rows = [claim.row(evidence, config.scale) for claim, evidence in found] + analytic.rows(config.scale)

@@ -17,9 +17,9 @@ UNIFORM = 8
 """The width of the stem, and of all layers in the teacher's shape at a third of its width: uniform scaling."""
 
 
-def uniform(task: Task) -> Design:
-    """The narrow teacher: residual blocks as wide as the stem. A design of the searched space."""
-    return (("residual", UNIFORM),) * task.skeleton.layers
+def uniform(task: Task, width: int = UNIFORM) -> Design:
+    """The narrow teacher: residual blocks of one width (the stem's). A design of the searched space."""
+    return (("residual", width),) * task.skeleton.layers
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def assert_disjoint(gap: int = 8) -> None:
             raise WorkbenchError(f"{name}: training, validation and test rectangles are not apart")
 
 
-TASKS = ("photographs 4", "photographs 2", "cifar10 4", "digits paint", "cifar10 paint")
+TASKS = ("photographs 4", "digits paint", "photographs 2", "cifar10 4", "cifar10 paint")
 """Those that have a recorded teacher."""
 
 
