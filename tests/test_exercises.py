@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from workbench import early_bird
+from workbench.cost import count as count_macs
 from workbench.exercises import WITH, WITHOUT, check, exercises
+from workbench.papers.agd import method as agd
 from workbench.papers.gebt import method
 from workbench.papers.spline import method as spline
 from workbench.papers.spline import truths
@@ -130,28 +132,16 @@ def template_gradient_in_loops(x, w, g):
     return found
 
 
-def rank_one_by_powers(w):
-    """Alternating least squares for every input channel, from each of its filters; the best end counts."""
-    found = torch.zeros_like(w)
-    for c in range(w.shape[1]):
-        filters, best = w[:, c].flatten(1), None
-        for first in filters:
-            u = first
-            for _ in range(500):
-                a = filters @ u / (u @ u)
-                u = filters.T @ a / (a @ a)
-            error = float((filters - torch.outer(a, u)).square().sum())
-            if best is None or error < best:
-                best, found[:, c] = error, torch.outer(a, u).view_as(w[:, c])
-    return found
+def macs_of_a_block(inputs, width):
+    block = agd.operator("residual", inputs, width)
+    return float(count_macs(block, torch.zeros(1, inputs, 1, 1))["forward"].sum())
 
 
-def reward_in_words(accuracy, energy, latency, storage, weight):
-    found = []
-    for a, e, *slack in zip(accuracy.tolist(), energy.tolist(), latency.tolist(), storage.tolist(), strict=True):
-        lacking = sum(x for x in (a, *slack) if x < 0)
-        found.append(lacking if lacking else (1 - weight) * a + weight * e)
-    return found
+def expected_by_drawing_all(logits, costs):
+    odds = [[math.exp(v) / sum(map(math.exp, row)) for v in row] for row in logits.tolist()]
+    designs = itertools.product(*(range(len(row)) for row in odds))
+    return sum(math.prod(p[i] for p, i in zip(odds, d, strict=True)) * sum(costs[k, i] for k, i in enumerate(d))
+               for d in designs)  # fmt: skip
 
 
 RIGHT = {
@@ -175,6 +165,9 @@ RIGHT = {
     "shiftaddnet.saving": [100 - 100 * (24 + 3 * 30) / 230],
     "shiftaddnet.to_shift": [shift_by_trying],
     "shiftaddnet.template_gradient": [template_gradient_in_loops],
+    "agd.residual": [9 * 8 * 12 + 9 * 12 * 12 + 8 * 12, macs_of_a_block(8, 12)],
+    "agd.expected": [expected_by_drawing_all],
+    "agd.budget": [lambda e, b: (math.log(float(e)) - math.log(b)) ** 2],
     "smartdeal.bits": [216 * 4 + 192 * 3 + 9 * 8],
     "smartdeal.power_of_two": [power_by_trying],
     "smartdeal.switch": [switch_in_words],
@@ -203,8 +196,11 @@ def test_each_known_mistake_is_named_by_its_own_hint(name, capsys):
 
 
 WRONG = [  # written here, without the exercises' own functions
-    ("adadeep.separable", 9.0, "depthwise part is missing"),
-    ("adadeep.reward", lambda a, e, t, s, w: 0.7 * a + 0.3 * e + t + s, "slack within the budgets"),
+    ("agd.residual", 2160, "shortcut is missing"),
+    ("agd.expected", lambda a, c: (a.exp() / a.exp().sum(0) * c).sum(), "operators of a layer"),
+    ("agd.expected", lambda a, c: sum(row[k] for row, k in zip(c, a.argmax(1), strict=True)), "argmax"),
+    ("agd.budget", lambda e, b: math.log(float(e) / b), "cheapest design"),
+    ("agd.budget", lambda e, b: (float(e) / b - 1) ** 2, "logarithm"),
     ("shiftaddnet.saving", 100 * 114 / 230, "what is left"),
     (
         "shiftaddnet.to_shift",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from workbench import WorkbenchError
-from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Shapes, Slider, page
+from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Picture, Shapes, Slider, page
 
 RATIOS, ETAS, UNITS = (0.1, 0.2, 0.3), (0.05, 0.5), ("relative", "edges")
 EPOCHS = np.arange(12)
@@ -191,6 +191,16 @@ def test_paths_may_differ_in_length_and_be_absent_and_only_the_end_of_each_state
     assert one_panel(plane(lambda: []))()["P"]["s"].shape == (0, 2)
 
 
+@pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3)])
+def test_a_picture_is_packed_as_it_is_in_grey_and_in_colour(shape):
+    values = np.arange(math.prod(shape)).reshape(shape) / 25
+    explorer = one_panel(Picture(lambda a: a * values, "P"))
+    np.testing.assert_array_equal(explorer(a=2)["P"], (2 * values).astype(np.float32))
+    spec, _ = spec_and_payload(explorer.html())
+    assert spec["panels"][0]["kind"] == "picture"
+    assert tuple(spec["panels"][0]["values"]["shape"]) == shape
+
+
 def test_a_series_that_no_control_changes_is_packed_once():
     calls = []
 
@@ -236,6 +246,9 @@ def test_what_was_not_swept_is_refused_by_naming_what_was(asked, message):
         (lambda: one_panel(Heatmap(lambda b: [[b]], "P", "", "", "")), "P asks for b"),
         (lambda: one_panel(Heatmap(lambda a: [a], "P", "", "", "")), "needs [rows, columns]"),
         (lambda: one_panel(Heatmap(lambda a: np.ones((a, 2)), "P", "", "", "")), "one shape"),
+        (lambda: one_panel(Picture(lambda a: [a], "P")), "P: a picture needs [rows, columns]"),
+        (lambda: one_panel(Picture(lambda a: np.ones((2, 2, 4)), "P")), "P: a picture needs [rows, columns]"),
+        (lambda: one_panel(Picture(lambda b: [[b]], "P")), "P asks for b"),
         (lambda: one_panel(Lines(lambda a: {f"s{a}": [0, 1]}, "P", "", "", (0, 1))), "same names"),
         (lambda: one_panel(Lines(lambda a: {"s": [0, 1, 2]}, "P", "", "", (0, 1))), "2 values or three rows"),
         (lambda: one_panel(Bars(lambda a: {"s": ([1], [0], [2])}, "P", "", ("b",))), "stacked=False"),

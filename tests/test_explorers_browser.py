@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,9 +18,9 @@ import matplotlib.image
 import nbformat
 import numpy as np
 import pytest
-from test_explorer import ETAS, POINTS, RATIOS, UNITS, distance, pair, pairwise, regions, sample, wall
+from test_explorer import ETAS, POINTS, RATIOS, UNITS, distance, one_panel, pair, pairwise, regions, sample, wall
 
-from workbench.explorer import page
+from workbench.explorer import Picture, page
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
@@ -107,6 +108,23 @@ def test_heat_map_paints_each_cell_in_its_own_colour(tab, exported):
     level = (pairwise(0.2) - every.min()) / (every.max() - every.min())
     viridis = 255 * matplotlib.colormaps["viridis"](level)
     np.testing.assert_allclose(np.array(cells), viridis, atol=4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_picture_paints_each_pixel_upright_and_cuts_off_what_is_too_bright(browser, tmp_path, channels):
+    image = np.linspace(-0.2, 1.2, 6 * channels).reshape(2, 3, channels)
+    shown = one_panel(Picture(lambda a: image[..., 0] if channels == 1 else image, "P"))
+    file = tmp_path / "picture.html"
+    file.write_text(page("A picture", "", shown), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 600, "height": 700}, device_scale_factor=2)
+    tab.goto(file.as_uri())
+    ends = [(-0.5, 2.5), (-0.5, 1.5)]  # `seen` counts rows from below
+    places = [(x, 1 - y) for y in range(2) for x in range(3)]
+    wanted = 255 * np.broadcast_to(image, (2, 3, 3)).clip(0, 1).reshape(6, 3)
+    np.testing.assert_allclose(seen(tab, 0, ends, places), wanted, atol=2)
+    tab.locator(".explorer-plot > canvas").hover(position={"x": 300, "y": 20})
+    expect(tab.locator(".explorer-plot output")).to_have_text(re.compile(r"^\(\d, 0\): "))
+    tab.close()
 
 
 def test_curve_lies_where_the_ticks_say(tab, exported):

@@ -10,6 +10,7 @@ scores that carry the gradient to the widths) and searched widths of stem and ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor, *choices: Sequence[Chosen]) -> Tensor:
         """``choices`` (operators and widths by layer) go to a body that has a choice."""
-        y = x - 0.5
+        y = (x - 0.5).contiguous(memory_format=torch.channels_last)
         for conv in self.stem:
             y = activation(conv(y))
         y = self.body(y, *choices)
@@ -193,7 +194,8 @@ def build(skeleton: Skeleton, design: Design, *stream: object) -> Generator:
     with seeded(*stream):
         inputs = (skeleton.stem, *(width for _, width in design[:-1]))
         layers = [operator(name, i, width) for i, (name, width) in zip(inputs, design, strict=True)]
-        return Generator(skeleton, nn.Sequential(*layers), design[-1][1])
+        net = Generator(skeleton, nn.Sequential(*layers), design[-1][1])
+    return net.to(memory_format=torch.channels_last)  # a third faster with so few channels
 
 
 @contextmanager
@@ -226,7 +228,8 @@ class Searched(nn.ModuleList):
 def supernet(skeleton: Skeleton, *stream: object) -> Generator:
     """The supernet at its start."""
     with seeded(*stream):
-        return Generator(skeleton, Searched(skeleton), WIDTHS[-1], sliced=True)
+        net = Generator(skeleton, Searched(skeleton), WIDTHS[-1], sliced=True)
+    return net.to(memory_format=torch.channels_last)
 
 
 def fixed_path(net: Generator, design: Design) -> Callable[[Tensor], Tensor]:
@@ -342,11 +345,12 @@ def search(
     def loss(half: Tensor, sandwich: list[list[Chosen]]) -> Tensor:
         at = half[torch.randint(len(half), (plan.batch,), generator=order)]
         soft = [choose_soft(each) for each in logits[:n]]
-        return sum(distance(net(inputs[at], soft, widths), targets[at]) for widths in sandwich)
+        wanted = targets[at].contiguous(memory_format=torch.channels_last)
+        return sum(distance(net(inputs[at], soft, widths), wanted) for widths in sandwich)
 
-    def pull(expected: Tensor) -> float:
+    def pull(expected: float) -> float:
         return {
-            "log-ratio": 2 * float((expected / budget).log()),
+            "log-ratio": 2 * math.log(expected / budget),
             "pressure": pressure.weight,
             "fixed": plan.weight,
         }[plan.rule]
@@ -355,15 +359,15 @@ def search(
         if step >= plan.pretrain:
             choices.zero_grad()
             probabilities = [each.softmax(-1) for each in logits]
-            expected = costs.expected(probabilities)
+            expected = float(costs.expected(probabilities).detach())
             cost = sum(share * each.log() for share, each in zip(shares, decoupled_cost(logits, costs), strict=True))
-            (loss(split[1], [drawn()]) + pull(expected.detach()) * cost).backward()
+            (loss(split[1], [drawn()]) + pull(expected) * cost).backward()
             choices.step()
             best = float(costs.cost(argmax_design(logits)))
             if (step - plan.pretrain) % plan.every == plan.every - 1:
                 pressure.update(best)
             seen = [torch.stack([each.detach() for each in part]) for part in (probabilities[:n], probabilities[n:])]
-            found.append((*seen, float(expected), best, entropy(logits[:n])))
+            found.append((*seen, expected, best, entropy([each.detach() for each in logits[:n]])))
         weights.zero_grad()
         loss(split[0], [*ends, *(drawn() for _ in range(2 if step < plan.pretrain else 1))]).backward()
         weights.step()
@@ -403,7 +407,7 @@ def fit(
 
     def loss(_: int) -> Tensor:
         at = torch.randint(len(inputs), (batch,), generator=order)
-        return distance(net(inputs[at]), targets[at])
+        return distance(net(inputs[at]), targets[at].contiguous(memory_format=torch.channels_last))
 
     train(loss, optimiser, updates, after_step=lambda _: schedule.step(), label="training")
     return net

@@ -153,22 +153,23 @@ def _photographs(scale: int, count: int, *stream: object) -> Images:
     return Images(inputs, truths, parts["validation"], parts["test"])
 
 
-def _cifar10(scale: int, count: int, *stream: object) -> Images:
+def _cropped(x: Tensor, side: int, draw: torch.Generator) -> Tensor:
+    """One square of each image [N, 3, H, W], anywhere: [N, 3, side, side]."""
+    corners = torch.randint(x.shape[-1] - side + 1, (len(x), 2), generator=draw).tolist()
+    return torch.stack([image[:, t : t + side, w : w + side] for image, (t, w) in zip(x, corners, strict=True)])
+
+
+def _cifar10(scale: int, count: int) -> Images:
     pool, test = data.cifar10(True).x, data.cifar10(False).x[:1000]
-    validation = Pairs((reduce(pool[:HELD], scale),), (pool[:HELD],))
-    truths = pool[HELD : HELD + count]
-    inputs = reduce(truths, scale)
-    if (room := inputs.shape[-1] - SIDE) > 0:  # x2: one crop an image, so that a training step costs as at x4
-        corners = torch.randint(room + 1, (len(inputs), 2), generator=generator(*stream)).tolist()
-        at = [(slice(t, t + SIDE), slice(w, w + SIDE)) for t, w in corners]
-        large = [(slice(scale * t, scale * (t + SIDE)), slice(scale * w, scale * (w + SIDE))) for t, w in corners]
-        inputs = torch.stack([x[:, *c] for x, c in zip(inputs, at, strict=True)])
-        truths = torch.stack([x[:, *c] for x, c in zip(truths, large, strict=True)])
-    return Images(inputs, truths, validation, Pairs((reduce(test, scale),), (test,)))
+    truths, pairs = pool[HELD : HELD + count], [Pairs((reduce(x, scale),), (x,)) for x in (pool[:HELD], test)]
+    return Images(reduce(truths, scale), truths, *pairs)
 
 
-def _translated(dataset: str, count: int) -> Images:
-    """Test, reference, validation, training inputs, style: disjoint parts of the images, in their published order."""
+def _translated(dataset: str, count: int, *stream: object) -> Images:
+    """Test, reference, validation, training inputs, style: disjoint parts of the images, in their published order.
+
+    Of a CIFAR-10 image, training sees one crop of 16x16; tests are whole.
+    """
     if dataset == "digits":
         x = F.interpolate(data.digits().x, scale_factor=2, mode="bilinear").expand(-1, 3, -1, -1)
         test, reference, validation, rest = x.split([300, 300, 200, len(x) - 800])
@@ -177,7 +178,8 @@ def _translated(dataset: str, count: int) -> Images:
         test, reference = held.chunk(2)
         validation, rest = pool[:HELD], pool[HELD:]
     count = min(count, len(rest) // 2)
-    inputs, others = rest[:count], rest[count : 2 * count]
+    draw = generator(*stream)
+    inputs, others = (_cropped(part, 2 * SIDE, draw) for part in rest[: 2 * count].split(count))
     pairs = [Pairs((part,), (painted(part),)) for part in (validation, test)]
     return Images(inputs, painted(inputs), *pairs, painted(others), painted(reference))
 
@@ -185,8 +187,8 @@ def _translated(dataset: str, count: int) -> Images:
 def images(task: Task, count: int, *stream: object) -> Images:
     """Images of a task, at most ``count`` to train on; crops are drawn from the stream of that name."""
     if task.scale == 1:
-        return _translated(task.dataset, count)
-    return (_photographs if task.dataset == "photographs" else _cifar10)(task.scale, count, *stream)
+        return _translated(task.dataset, count, *stream)
+    return _cifar10(task.scale, count) if task.dataset == "cifar10" else _photographs(task.scale, count, *stream)
 
 
 # --- measures ------------------------------------------------------------------------------------------------
