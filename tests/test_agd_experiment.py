@@ -109,8 +109,6 @@ def test_scores_are_finite_and_the_teacher_is_the_recorded_one(result):
     arms = result.tables["arms"]
     assert np.isfinite(arms[["psnr", "ssim", "score"]]).all(axis=None)
     assert (arms[arms["task"].str.endswith("x4")]["score"] == arms[arms["task"].str.endswith("x4")]["psnr"]).all()
-    translated = arms[arms["task"] == "digits_paint"]
-    np.testing.assert_allclose(translated["score"], -np.log(translated["frechet"]))
     for task in TASKS:
         assert state_hash(record.teacher(task).state_dict()) in result.data_hash
 

@@ -11,7 +11,7 @@ from workbench.papers.agd.method import Generator
 from workbench.papers.agd.tasks import TASKS, Features, Task, images
 
 COMMAND = "workbench record agd"
-UPDATES = {"features": 1500, "regression": 1200, "adversarial": 1200}
+UPDATES = {"features": 1500, "regression": 2400, "adversarial": 1200}
 IMAGES = 9500
 
 

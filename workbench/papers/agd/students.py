@@ -59,22 +59,26 @@ def distance(task: Task, features: Features) -> Perceptual:
     return Perceptual(features, **weights)
 
 
-def scores(task: Task, made: tuple[Tensor, ...], pairs: Pairs, images: Images, features: Features) -> dict[str, float]:
-    """Measures of outputs, means over images, and of them ``score``, which decides and of which more is better.
+def score(task: Task, made: tuple[Tensor, ...], pairs: Pairs, images: Images, features: Features) -> float:
+    """The measure that decides, of outputs for ``pairs``; more is better.
 
-    PSNR (dB) and SSIM to the truth; in translation, where no method may know the truth, also the Frechet distance of
-    pooled features to the held-out reference. ``score`` is the PSNR, or minus the logarithm of that distance.
+    Mean PSNR (dB) to the truth; in translation, where no method may know the truth, minus the logarithm of the Frechet
+    distance of pooled features to the held-out reference.
     """
+    if task.scale > 1:
+        found = [psnr(a, b, task.crop) for a, b in zip(made, pairs.truths, strict=True)]
+        return float(torch.cat(found).mean())
+    seen = [features.pooled(x.clamp(0, 1)) for x in (torch.cat(made), images.reference)]
+    return -math.log(frechet(*seen))
+
+
+def fidelity(task: Task, made: tuple[Tensor, ...], pairs: Pairs) -> dict[str, float]:
+    """Mean PSNR and SSIM to the truth; in translation nobody but us knows it."""
     couples = list(zip(made, pairs.truths, strict=True))
-    found = {
+    return {
         "psnr": float(torch.cat([psnr(a, b, task.crop) for a, b in couples]).mean()),
         "ssim": float(torch.cat([ssim(a, b, task.crop) for a, b in couples]).mean()),
     }
-    if task.scale > 1:
-        return found | {"score": found["psnr"]}
-    seen = [features.pooled(x.clamp(0, 1)) for x in (torch.cat(made), images.reference)]
-    distance = frechet(*seen)
-    return found | {"frechet": distance, "score": -math.log(distance)}
 
 
 def apply(net: Callable[[Tensor], Tensor], pairs: Pairs) -> tuple[Tensor, ...]:

@@ -39,13 +39,13 @@ def assert_disjoint(gap: int = 8) -> None:
             raise WorkbenchError(f"{name}: training, validation and test rectangles are not apart")
 
 
-TASKS = ("photographs 4", "digits paint", "photographs 2", "cifar10 4", "cifar10 paint")
+TASKS = ("photographs 4", "digits paint", "cifar10 4", "cifar10 2", "cifar10 paint")
 """Those that have a recorded teacher."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set and what to do with it: "photographs 4", "cifar10 2" (magnification), "digits paint"."""
+    """A data set and what to do with it: "cifar10 2" (magnification), "digits paint"."""
 
     dataset: str
     scale: int  # 1: translation
@@ -153,16 +153,20 @@ def _photographs(scale: int, count: int, *stream: object) -> Images:
     return Images(inputs, truths, parts["validation"], parts["test"])
 
 
-def _cropped(x: Tensor, side: int, draw: torch.Generator) -> Tensor:
-    """One square of each image [N, 3, H, W], anywhere: [N, 3, side, side]."""
-    corners = torch.randint(x.shape[-1] - side + 1, (len(x), 2), generator=draw).tolist()
-    return torch.stack([image[:, t : t + side, w : w + side] for image, (t, w) in zip(x, corners, strict=True)])
+def _cropped(x: Tensor, side: int, corners: Tensor) -> Tensor:
+    """A square of each image [N, 3, H, W], at its corner (row, column) [N, 2]: [N, 3, side, side]."""
+    places = zip(x, corners.tolist(), strict=True)
+    return torch.stack([image[:, top : top + side, left : left + side] for image, (top, left) in places])
 
 
-def _cifar10(scale: int, count: int) -> Images:
+def _cifar10(scale: int, count: int, *stream: object) -> Images:
+    """At x4 whole images, at x2 one crop an image, so that a step of training costs the same."""
     pool, test = data.cifar10(True).x, data.cifar10(False).x[:1000]
-    truths, pairs = pool[HELD : HELD + count], [Pairs((reduce(x, scale),), (x,)) for x in (pool[:HELD], test)]
-    return Images(reduce(truths, scale), truths, *pairs)
+    pairs = [Pairs((reduce(x, scale),), (x,)) for x in (pool[:HELD], test)]
+    truths = pool[HELD : HELD + count]
+    inputs = reduce(truths, scale)
+    corners = torch.randint(inputs.shape[-1] - SIDE + 1, (len(inputs), 2), generator=generator(*stream))
+    return Images(_cropped(inputs, SIDE, corners), _cropped(truths, scale * SIDE, scale * corners), *pairs)
 
 
 def _translated(dataset: str, count: int, *stream: object) -> Images:
@@ -179,7 +183,9 @@ def _translated(dataset: str, count: int, *stream: object) -> Images:
         validation, rest = pool[:HELD], pool[HELD:]
     count = min(count, len(rest) // 2)
     draw = generator(*stream)
-    inputs, others = (_cropped(part, 2 * SIDE, draw) for part in rest[: 2 * count].split(count))
+    side = 2 * SIDE
+    corners = torch.randint(rest.shape[-1] - side + 1, (2 * count, 2), generator=draw)
+    inputs, others = _cropped(rest[: 2 * count], side, corners).split(count)
     pairs = [Pairs((part,), (painted(part),)) for part in (validation, test)]
     return Images(inputs, painted(inputs), *pairs, painted(others), painted(reference))
 
@@ -188,7 +194,7 @@ def images(task: Task, count: int, *stream: object) -> Images:
     """Images of a task, at most ``count`` to train on; crops are drawn from the stream of that name."""
     if task.scale == 1:
         return _translated(task.dataset, count, *stream)
-    return _cifar10(task.scale, count) if task.dataset == "cifar10" else _photographs(task.scale, count, *stream)
+    return (_cifar10 if task.dataset == "cifar10" else _photographs)(task.scale, count, *stream)
 
 
 # --- measures ------------------------------------------------------------------------------------------------
