@@ -53,8 +53,8 @@ class Config(papers.Config):
     tasks: tuple[str, ...] = ("photographs 4", "digits paint")
     more_seeds: int = 2
     images: int = 1000
-    updates: int = 60
-    batch: int = 16
+    updates: int = 150
+    batch: int = 8
     lr: float = 8e-3
     pretrain: int = 5
     steps: int = 15
@@ -165,7 +165,8 @@ class Lesson:
             return self.fit(self.student(design), self.images.truths)
         back = method.build(self.task.skeleton, design, self.seed, "back", design)
         c, stream = self.config, (self.seed, "alone", self.task.id)
-        return teachers.cyclegan(self.student(design), back, self.images, c.updates, *stream)
+        batch = max(2, c.batch // 4)  # an update has six passes through generators
+        return teachers.cyclegan(self.student(design), back, self.images, c.updates, *stream, batch=batch)
 
     def search(self, rule: str = "log-ratio") -> tuple[Generator, Trace]:
         """The supernet after a search, and its trace."""

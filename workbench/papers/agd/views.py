@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Image
+from matplotlib.ticker import NullFormatter
 
 from workbench import hardware
 from workbench.evidence import Result, means
@@ -73,11 +74,11 @@ def quality(result: Result) -> Image:
             ax.errorbar(row.value, y, xerr=row.half, capsize=3, color=COLOURS[colour], marker=marker)
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.invert_yaxis()
-        low = shown[~shown["arm"].isin(["bicubic", "copy"])]["value"].min()
-        high = shown["value"].max()
-        ax.set_xlim(max(low - 0.6 * (high - low), ax.get_xlim()[0]), None)  # the copy is far away
+        near = seeds[~seeds["arm"].isin(["bicubic", "copy"])]["score"]  # the copy is far away
+        room = 0.15 * (near.max() - near.min())
+        ax.set_xlim(near.min() - room, near.max() + room)  # intervals may be cut
         ax.set_title(task.title, size=9)
-        ax.set_xlabel(axis(task), size=8)
+        ax.set_xlabel(f"{axis(task)}; intervals may be cut", size=8)
     return save(drawn, table, "quality", result, {"value": "half", "half": None})
 
 
@@ -147,7 +148,7 @@ def ends(result: Result) -> Image:
         ax.plot(part["expected"], [y] * len(part), "|", color="black", markersize=12, label="expected" if not y else "")
     ax.axvspan(experiment.BAND, 1, color="0.85", label="the band")
     ax.set_yticks(range(len(groups)), [f"{t.replace('_', ' ')}, {r}" for (t, r), _ in groups], fontsize=8)
-    ax.invert_yaxis()
+    ax.set_ylim(len(groups) - 0.5, -0.5)
     ax.set_xlabel("cost / budget")
     drawn.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     return save(drawn, table, "ends", result, {"value": "half", "half": None})
@@ -174,6 +175,8 @@ def plane(result: Result) -> Image:
         most = experiment.budget(task)
         ax.axvspan(experiment.BAND * most, most, color="0.85")
         ax.set_xscale("log")
+        ax.set_xticks([5e3, 1e4, 2e4, 5e4], ["5,000", "10,000", "20,000", "50,000"])
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_title(task.title, size=9)
         ax.set(xlabel="MACs a pixel of the body", ylabel=axis(task))
     drawn.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
@@ -188,7 +191,7 @@ def pictures(result: Result) -> Image:
     drawn, axes = figure(1.55 * len(shown), 1.75 * len(own), nrows=len(own), ncols=len(shown), squeeze=False)
     for task, row in zip(own, axes, strict=True):
         for name, ax in zip(shown, row, strict=True):
-            ax.imshow(result.extra["pictures"][task.id][name][1], interpolation="nearest")
+            ax.imshow(result.extra["pictures"][task.id][name][2], interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
             if ax in axes[0]:
