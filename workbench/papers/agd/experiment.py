@@ -223,7 +223,7 @@ def part(text: str, seed: int, config: Config, controls: bool = False, keep: boo
             found["search"].append(own | _search_row(lesson.search(rule)[1], task, rule, math.nan))
     if keep:
         found["trace"] = {task.id: trace}
-        found["pictures"] = {task.id: _pictures(lesson, {"pruned": pruned, **nets})}
+        found["pictures"] = {task.id: _pictures(lesson, {**nets, "pruned": pruned})}
     return found
 
 
@@ -284,7 +284,7 @@ def _pictures(lesson: Lesson, nets: Mapping[str, Generator]) -> dict[str, np.nda
     task, small = lesson.task, SIDE // lesson.task.scale
     inputs = lesson.images.test.inputs[0]
     if len(inputs) < PICTURES:  # crops of a photograph, along its diagonal
-        corners = [(k * (s - small) // PICTURES for s in inputs.shape[2:]) for k in range(PICTURES)]
+        corners = [((k + 1) * (s - small) // (PICTURES + 1) for s in inputs.shape[2:]) for k in range(PICTURES)]
         x = torch.stack([inputs[0, :, t : t + small, w : w + small] for t, w in corners])
     else:
         x = inputs[:PICTURES]
