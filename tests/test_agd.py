@@ -90,6 +90,15 @@ def test_residual_adds_its_input_and_the_depthwise_block_mixes_channels_only_by_
     assert depth.shortcut.kernel_size == (1, 1)
 
 
+def test_identities_are_the_blocks_without_a_projection():
+    skeleton = Skeleton(5, 1, 4)
+    for seed in range(20):
+        design = random_design(skeleton, "identities", seed)
+        body = method.build(skeleton, design, 0).body
+        assert method.identities(skeleton, design) == sum(getattr(layer, "shortcut", layer) is None for layer in body)
+    assert method.identities(skeleton, (("residual", 8),) * 5) == 5
+
+
 def test_a_network_starts_alike_in_every_process_and_leaves_torch_alone():
     before = torch.random.get_rng_state()
     design = random_design(SHAPES[0], "start")

@@ -189,7 +189,7 @@ def planted(**moved):
             wobble = 0.5 * seed + 0.01 * math.sin(7 * seed + len(arm))
             drawn = arm.startswith("random")
             known = drawn or arm in ("searched", "uniform")
-            row = {"task": task.id, "seed": seed, "arm": arm, "score": score + wobble}
+            row = {"task": task.id, "seed": seed, "arm": arm, "score": score + wobble, "identities": -score}
             rows.append(row | {"validation": -score if drawn else math.nan, "shared": score if known else math.nan})
     return pd.DataFrame(rows)
 
@@ -198,7 +198,7 @@ def test_differences_are_paired_and_the_best_random_design_is_chosen_by_validati
     found = differences(planted(), TASKS[0].id, CONFIG)
     wanted = {"vs_random": 0.75, "vs_best_random": 1.0, "vs_uniform": 0.2, "vs_pruned": -0.4, "vs_plain": 2.0,
               "distil.searched": 0.1, "distil.uniform": 0.0, "bits8.searched": -0.01, "bits8.uniform": -0.3,
-              "teacher_vs_plain": 3.0, "ranking": 1.0}  # fmt: skip
+              "teacher_vs_plain": 3.0, "ranking": 1.0, "identity": -1.0}  # fmt: skip
     assert {name: pytest.approx(each.mean, abs=0.03) for name, each in found.items()} == wanted
     assert found["vs_random"].half_width < 0.05  # the seeds' own level cancels
 

@@ -5,7 +5,8 @@ layers, each with an operator and a width (arXiv 2006.08198, section 3.2). Every
 inputs and *targets*; AGD's targets are the teacher's outputs, and no discriminator takes part (section 3.3).
 
 Left out of the paper's recipe: InstanceNorm (it makes a layer blind to the scale of what comes, and with it to the
-scores that carry the gradient to the widths) and searched widths of stem and tail.
+scores that carry the gradient to the widths), searched widths of stem and tail, and the shortcuts around five layers
+each of super resolution: here a design keeps an identity path only where neighbouring widths are equal.
 """
 
 from __future__ import annotations
@@ -99,6 +100,12 @@ def macs(skeleton: Skeleton, design: Design) -> int:
         total += layer_macs(operator, inputs, width)
         inputs = width
     return total
+
+
+def identities(skeleton: Skeleton, design: Design) -> int:
+    """Layers whose input is added as it is: shortcuts that no 1x1 convolution interrupts, for the widths are equal."""
+    came = (skeleton.stem, *(width for _, width in design))
+    return sum(name in ("residual", "depthwise") and i == w for (name, w), i in zip(design, came, strict=False))
 
 
 def convolution(
