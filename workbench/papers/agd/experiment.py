@@ -285,9 +285,9 @@ def _pictures(lesson: Lesson, nets: Mapping[str, Generator]) -> dict[str, np.nda
     """Some test pictures by network, as [PICTURES, SIDE, SIDE, 3] in 0 to 1."""
     task, small = lesson.task, SIDE // lesson.task.scale
     inputs = lesson.images.test.inputs[0]
-    if len(inputs) < PICTURES:  # crops of a photograph, along its diagonal
-        corners = [((k + 1) * (s - small) // (PICTURES + 1) for s in inputs.shape[2:]) for k in range(PICTURES)]
-        x = torch.stack([inputs[0, :, t : t + small, w : w + small] for t, w in corners])
+    if len(inputs) < PICTURES:  # the squares of a photograph with the most contrast
+        squares = F.unfold(inputs[:1], small, stride=small)[0].T.view(-1, 3, small, small)
+        x = squares[squares.std((1, 2, 3)).topk(PICTURES).indices]
     else:
         x = inputs[:PICTURES]
     plain = enlarge(x, task.scale) if task.scale > 1 else x
