@@ -34,6 +34,8 @@ BAND = 0.95
 MARGIN = {"super resolution": 0.05, "translation": 0.1}
 """What eight bits may lose: dB, Frechet distance in its logarithm. Fixed before the runs."""
 ENTROPY = math.log(len(OPERATORS))
+PRESSURE = 0.01
+"""The weight that doubling and halving start from: next to nothing, as in the code."""
 OTHERS = (4, 6, 10)
 """Widths of uniform designs whose cost is another budget, for the plane of cost and quality."""
 PICTURES, SIDE = 4, 32
@@ -100,7 +102,7 @@ class Config(papers.Config):
 
     def plan(self, rule: str = "log-ratio") -> Plan:
         """How to search."""
-        weight = self.control_weight if rule == "fixed" else 1.0
+        weight = {"fixed": self.control_weight, "pressure": PRESSURE}.get(rule, 1.0)
         rates = self.search_lr, self.lr_choices
         return Plan(self.pretrain, self.steps, self.search_batch, *rates, rule, weight)
 
