@@ -56,11 +56,11 @@ class Config(papers.Config):
     tasks: tuple[str, ...] = ("photographs 4", "digits paint")
     more_seeds: int = 2
     images: int = 1000
-    updates: int = 150
+    updates: int = 100
     batch: int = 8
     lr: float = 8e-3
-    pretrain: int = 5
-    steps: int = 15
+    pretrain: int = 4
+    steps: int = 10
     search_batch: int = 8
     search_lr: float = 2e-3
     lr_choices: float = 0.1
