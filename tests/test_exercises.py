@@ -132,6 +132,30 @@ def template_gradient_in_loops(x, w, g):
     return found
 
 
+def rank_one_by_powers(w):
+    """Alternating least squares for every input channel, from each of its filters; the best end counts."""
+    found = torch.zeros_like(w)
+    for c in range(w.shape[1]):
+        filters, best = w[:, c].flatten(1), None
+        for first in filters:
+            u = first
+            for _ in range(500):
+                a = filters @ u / (u @ u)
+                u = filters.T @ a / (a @ a)
+            error = float((filters - torch.outer(a, u)).square().sum())
+            if best is None or error < best:
+                best, found[:, c] = error, torch.outer(a, u).view_as(w[:, c])
+    return found
+
+
+def reward_in_words(accuracy, energy, latency, storage, weight):
+    found = []
+    for a, e, *slack in zip(accuracy.tolist(), energy.tolist(), latency.tolist(), storage.tolist(), strict=True):
+        lacking = sum(x for x in (a, *slack) if x < 0)
+        found.append(lacking if lacking else (1 - weight) * a + weight * e)
+    return found
+
+
 def macs_of_a_block(inputs, width):
     block = agd.operator("residual", inputs, width)
     return float(count_macs(block, torch.zeros(1, inputs, 1, 1))["forward"].sum())
@@ -201,6 +225,8 @@ WRONG = [  # written here, without the exercises' own functions
     ("agd.expected", lambda a, c: sum(row[k] for row, k in zip(c, a.argmax(1), strict=True)), "argmax"),
     ("agd.budget", lambda e, b: math.log(float(e) / b), "cheapest design"),
     ("agd.budget", lambda e, b: (float(e) / b - 1) ** 2, "logarithm"),
+    ("adadeep.separable", 9.0, "depthwise part is missing"),
+    ("adadeep.reward", lambda a, e, t, s, w: 0.7 * a + 0.3 * e + t + s, "slack within the budgets"),
     ("shiftaddnet.saving", 100 * 114 / 230, "what is left"),
     (
         "shiftaddnet.to_shift",
