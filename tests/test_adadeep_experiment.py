@@ -450,9 +450,9 @@ def test_claims_follow_what_was_planted(result, better):
     assert all(f"adadeep.{part}" in rows for part in parts)
 
 
-def test_a_factor_up_to_is_reached_half_reached_or_not():
-    for value, verdict in ((9.9, REPRODUCED), (6.0, PARTLY), (4.0, NOT_SEEN)):
-        assert experiment.reaches(Interval(value, value, value, (value,)), 9.8) == verdict
+def test_a_factor_up_to_is_reached_by_the_interval_by_the_mean_or_not():
+    for low, mean, verdict in ((9.9, 12.0, REPRODUCED), (6.0, 12.0, PARTLY), (4.0, 9.0, NOT_SEEN)):
+        assert experiment.reaches(Interval(mean, low, 2 * mean - low, (mean,)), 9.8) == verdict
 
 
 @pytest.mark.parametrize(

@@ -247,10 +247,8 @@ def agents(trace: method.Trace, names: list[tuple], config: Config) -> dict[str,
 
 
 def reaches(found: Interval, printed: float | None) -> str:
-    """A factor "up to" which something is saved, on other networks: reached, or half of the gain, or not."""
-    if found.mean >= printed:
-        return REPRODUCED
-    return PARTLY if found.mean - 1 >= (printed - 1) / 2 else NOT_SEEN
+    """A factor "up to" which something is saved, on other networks: by the whole interval, by the mean, or not."""
+    return REPRODUCED if found.low >= printed else PARTLY if found.mean >= printed else NOT_SEEN
 
 
 def claims(tables: dict[str, pd.DataFrame], config: Config) -> Iterator[tuple[Claim, Interval]]:

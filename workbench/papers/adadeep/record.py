@@ -19,7 +19,7 @@ from workbench.papers.adadeep.measure import DESIGNS, SPACES, Split, measure, tr
 from workbench.papers.adadeep.techniques import Net
 from workbench.recorded import load_table, load_tensors, provenance, save_table, save_tensors
 
-SEEDS = range(3)
+SEEDS = range(5)
 COMMAND = "workbench record adadeep"
 
 
