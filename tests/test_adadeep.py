@@ -207,7 +207,7 @@ def test_average_pooling_is_fitted_to_the_nets_own_logits(net):
     means, logits = net.inner(x)[-1].mean((2, 3)), net(x)
     features = torch.cat([means, torch.ones(60, 1)], 1)
     best = torch.linalg.lstsq(features, logits).solution
-    error, least = (float((y - logits).square().mean()) for y in (twin(x), features @ best))
+    error, least = ((y - logits).square().mean().item() for y in (twin(x), features @ best))
     assert error < 1.5 * least + 1e-4
 
 

@@ -81,7 +81,8 @@ def temperature(step: int, start: float, factor: float, every: int) -> float:
 
 def entropy(logits: Sequence[Tensor]) -> float:
     """Mean entropy of the choices in nats: log(candidates) where nothing is decided, 0 where all is."""
-    return float(torch.stack([torch.distributions.Categorical(logits=each).entropy() for each in logits]).mean())
+    found = [torch.distributions.Categorical(logits=each.detach()).entropy() for each in logits]
+    return float(torch.stack(found).mean())
 
 
 # --- what a choice passes through ----------------------------------------------------------------------------
