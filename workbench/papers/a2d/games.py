@@ -1,19 +1,19 @@
-"""The games: Catch as a Gymnasium environment, the same rules for many copies at once, and MinAtar where it is installed.
+"""The games: Catch as a Gymnasium environment, its rules for many copies at once, and MinAtar where it is installed.
 
-Catch: a ball falls one row a step and drifts sideways, a paddle on the bottom row moves one column a step. Ten balls make
-an episode, each caught one is worth 1. The board has ten rows and five columns, so a ball takes nine steps to land and
-can always be caught; a paddle that moves at random catches one in five.
+Catch: a ball falls one row a step and drifts sideways, a paddle on the bottom row moves one column a step. Ten balls
+make an episode, each caught one is worth 1. The board has ten rows and five columns, so a ball takes nine steps to land
+and can always be caught; a paddle that moves at random catches one in five.
 
-Copies restart in the step in which their episode ends (`AutoresetMode.SAME_STEP`): what a step returns is then the first
-observation of the next episode, and the last one of the old is in ``infos["final_obs"]``. So no step is lost to a fake
-transition, and an agent that bootstraps after a time limit finds the state that it needs.
+Copies restart in the step in which their episode ends (`AutoresetMode.SAME_STEP`): what a step returns is then the
+first observation of the next episode, and the last one of the old is in ``infos["final_obs"]``. So no step is lost to a
+fake transition, and an agent that bootstraps after a time limit finds the state that it needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -89,7 +89,7 @@ class CatchVector(VectorEnv):
         limit: steps after which an episode is cut (truncated), if it has not ended.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(self, copies: int, limit: int | None = None) -> None:
         self.num_envs, self.limit = copies, limit

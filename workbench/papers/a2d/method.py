@@ -1,7 +1,7 @@
 """A2D, the method: agents made of nine operators, a supernet of all of them, A2C's losses and the teacher's.
 
-Fu, Yu, Zhang, Wang, Wei, Lin: Auto-Agent-Distiller, arXiv 2012.13091. The paper's code is not public and its tables could
-not be read again; operators, losses and the single level are as we know them, and weights are named in the experiment.
+Fu, Yu, Zhang, Lin: Auto-Agent-Distiller, arXiv 2012.13091. The paper's code is not public and its tables could not be
+read again: operators, losses and the single level are as we know them, the weights of the losses are in `play.Rules`.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ class Design(NamedTuple):
     units: int
 
     def __str__(self) -> str:
+        """Width, cells and units, as tables have it."""
         return " | ".join([str(self.width), *self.cells, str(self.units)])
 
     @property

@@ -7,7 +7,8 @@ after another, and pair by their seeds: same first boards, same initial weights,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from workbench.papers.a2d import games
-from workbench.papers.a2d.method import Board, Losses, a2c, distillation, returns
+from workbench.papers.a2d.method import Agent, Board, Design, Losses, a2c, distillation, returns
 from workbench.training import generator, steps, whole_steps
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -32,6 +33,20 @@ def board(env: VectorEnv) -> Board:
 def seeds(count: int, *stream: object) -> list[int]:
     """Seeds for copies of a game."""
     return torch.randint(2**31, (count,), generator=generator(*stream)).tolist()
+
+
+@contextmanager
+def weights_from(*stream: object) -> Iterator[None]:
+    """Networks made inside get the initial weights of this random stream."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(*seeds(1, "weights", *stream))
+        yield
+
+
+def new_agent(design: Design, board: Board, *stream: object) -> Agent:
+    """An agent with the initial weights of a stream: agents of one design and stream start alike."""
+    with weights_from(*stream):
+        return Agent(design, board)
 
 
 class Rollout(NamedTuple):
@@ -80,7 +95,7 @@ class Player:
 
 @torch.no_grad()
 def evaluate(forward: Forward, game: str, episodes: int, *stream: object) -> float:
-    """Mean return of fresh episodes, actions drawn from the policy; each copy plays one episode from a seed of its own."""
+    """Mean return of fresh episodes, actions drawn from the policy; each copy plays one, from a seed of its own."""
     env = games.make(game, episodes)
     observation, _ = env.reset(seed=seeds(episodes, "evaluate", *stream))
     random, total, playing = generator("evaluate", "actions", *stream), np.zeros(episodes), np.ones(episodes, bool)
@@ -102,7 +117,7 @@ def uniform(actions: int) -> Forward:
 class Rules:
     """How agents learn: the weights of `method.Losses` and the numbers of A2C, the same for all arms.
 
-    ``value``, ``entropy``, ``actor`` and ``critic`` are b1 to b4 of L_task; without a teacher the last two are not used.
+    ``value``, ``entropy``, ``actor`` and ``critic`` are b1 to b4 of L_task; the last two need a teacher.
     """
 
     copies: int = 16

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
 from workbench import recorded
 from workbench.papers.a2d import games
 from workbench.papers.a2d.method import Agent, Design
-from workbench.papers.a2d.play import Alone, Player, Rules, board, evaluate, learn
+from workbench.papers.a2d.play import Alone, Player, Rules, board, evaluate, learn, new_agent
 from workbench.papers.a2d.search import optimiser
 
 NAME = "a2d/teacher"
@@ -41,13 +39,6 @@ def record() -> None:
     )
     tensors = agent.state_dict() | {"return": torch.tensor(curve.returns[-1])}
     recorded.save_tensors(NAME, tensors, "workbench record a2d", SEED)
-
-
-def new_agent(design: Design, board: object, *stream: object) -> Agent:
-    """An agent with the initial weights of a stream; agents of one design and stream start alike."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(repr(stream).encode()).digest()[:4]))
-        return Agent(design, board)
 
 
 def teacher() -> tuple[Agent, float]:

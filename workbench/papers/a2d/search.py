@@ -1,7 +1,7 @@
 """The search: one supernet whose weights and architecture learn from the same rollouts (one level).
 
-AGD and most differentiable searches keep a half of the data for the architecture. Reinforcement learning has no such half:
-the data come from the policy, and every step of either changes the policy. So A2D updates both at once.
+AGD and most differentiable searches keep a half of the data for the architecture. Reinforcement learning has no such
+half: the data come from the policy, and every step of either changes the policy. So A2D updates both at once.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ class Search:
         Over the second half of the search proper.
         """
         rows = torch.stack(self.gradients)[len(self.gradients) // 2 :]
-        rows = rows - rows.new_zeros(1)
         return float(torch.cosine_similarity(rows[::2].mean(0), rows[1::2].mean(0), dim=0))
 
     def derive(self, low: float, high: float) -> Tensor:
