@@ -62,12 +62,16 @@ class Rollout(NamedTuple):
 
 
 class Player:
-    """Copies of a game that are played on and on, a rollout at a time; ``finished`` collects returns of episodes."""
+    """Copies of a game that are played on and on, a rollout at a time.
+
+    ``finished`` collects episodes: the steps of all copies together when each ended, and its return.
+    """
 
     def __init__(self, env: VectorEnv, *stream: object) -> None:
         self.env, self.random = env, generator("actions", *stream)
         self.observation, _ = env.reset(seed=seeds(env.num_envs, "boards", *stream))
-        self.running, self.finished = np.zeros(env.num_envs), []
+        self.running, self.done = np.zeros(env.num_envs), 0
+        self.finished: list[tuple[int, float]] = []
 
     @torch.no_grad()
     def rollout(self, forward: Forward, count: int) -> Rollout:
@@ -84,7 +88,8 @@ class Player:
                 final[torch.from_numpy(truncated)] = forward(torch.from_numpy(unfinished))[1]
             self.running += rewards
             over = terminated | truncated
-            self.finished += self.running[over].tolist()
+            self.done += len(x)
+            self.finished += [(self.done, total) for total in self.running[over]]
             self.running[over] = 0
             rows.append(
                 (x, actions, *map(torch.from_numpy, (rewards.astype(np.float32), terminated, truncated)), final)
