@@ -108,24 +108,24 @@ class Config(papers.Config):
     seed: int = 100
     seeds: int = 3
     episodes: int = 100
-    sizes: tuple[str, ...] = ("2 8 0.032", "8 32 0.016", "32 128 0.004")
+    sizes: tuple[str, ...] = ("2 8 0.032", "8 32 0.016", "16 64 0.008")
     middle: int = 1
-    size_steps: int = 20_000
-    size_macs: float = 6e7
+    size_steps: int = 16_000
+    size_macs: float = 5e7
     stems: tuple[int, ...] = (4, 8, 16)
     cells: int = 2
     units: tuple[int, ...] = (16, 32, 64, 128)
     budget: int = 18_000
     band: float = 0.95
-    search_steps: int = 8_000
+    search_steps: int = 6_400
     search_lr: float = 0.008
     logits_lr: float = 0.03
-    table_updates: int = 40
+    table_updates: int = 30
     table_batch: int = 128
     table_lr: float = 0.004
     student: str = "8 32 0.016"
-    student_steps: int = 12_000
-    student_reading: int = 6_000
+    student_steps: int = 10_000
+    student_reading: int = 5_000
     derived_lr: float = 0.008
     target: float = 9.0
 
@@ -364,7 +364,7 @@ def table_part(seed: int, part: int, parts: int, config: Config) -> dict[str, An
 def student_part(name: str, design: Design, lr: float, seed: int, config: Config) -> dict[str, Any]:
     """A student of one seed, with and without the teacher, and an episode of the first hand-designed ones."""
     guide, _ = teacher()
-    every = config.student_steps // 12
+    every = config.student_steps // 10
     marks = sorted({*range(every, config.student_steps + 1, every), config.student_reading, config.student_steps})
     rows, curves, frames = [], [], []
     for arm, with_teacher in ((VANILLA, None), (DISTILLED, guide)):
