@@ -55,8 +55,6 @@ from workbench.supernet import argmax_design, entropy, random_designs
 from workbench.training import generator
 
 GAME = "catch"
-BINS = 20
-"""Parts of a search over which the returns of its own episodes are averaged; the last four are its result."""
 SNAPSHOTS = 40
 VANILLA, DISTILLED, STATES = "without teacher", "with teacher", "teacher's states"
 SEARCHES = (VANILLA, DISTILLED, STATES)
@@ -120,9 +118,9 @@ class Config(papers.Config):
     search_steps: int = 6_400
     search_lr: float = 0.008
     logits_lr: float = 0.03
-    table_updates: int = 30
+    table_updates: int = 40
     table_batch: int = 128
-    table_lr: float = 0.004
+    table_lr: float = 0.016
     student: str = "8 32 0.016"
     student_steps: int = 10_000
     student_reading: int = 5_000
@@ -141,6 +139,7 @@ class Config(papers.Config):
             "band": 0.9,
             "search_steps": 80_000,
             "table_updates": 150,
+            "table_lr": 0.004,
             "student_steps": 60_000,
             "student_reading": 20_000,
         },
@@ -165,6 +164,11 @@ class Config(papers.Config):
             values = getattr(self, name)
             self.require(name, list(values) == sorted(set(values)) and min(values) > 0, "rise, from 1 at least")
         self.require("budget", len(self.designs()) >= 3, "be that of three designs or more")
+
+    @property
+    def bins(self) -> int:
+        """Parts of a search over which the returns of its episodes are averaged: in each, every copy ends one."""
+        return max(min(20, self.search_steps // 1600), 1)
 
     @property
     def tries(self) -> int:
@@ -290,20 +294,19 @@ def fixed_part(arm: str, seed: int, config: Config) -> dict[str, Any]:
 
 
 def during(player: Player, arm: str, seed: int, config: Config) -> list[dict[str, Any]]:
-    """Mean return of the episodes that ended in each of `BINS` parts of a search."""
+    """Mean return of the episodes that ended in each of `Config.bins` parts of a search."""
     steps, values = np.array(player.finished).T
-    edges = np.linspace(0, player.done, BINS + 1)
-    place = np.clip(np.searchsorted(edges, steps) - 1, 0, BINS - 1)
-    means = pd.Series(values).groupby(place).mean().reindex(range(BINS))
-    ends = np.linspace(config.search_steps / BINS, config.search_steps, BINS)
-    return [
-        {"seed": seed, "arm": arm, "steps": round(end), "return": value} for end, value in zip(ends, means, strict=True)
-    ]
+    ends = np.linspace(0, config.search_steps, config.bins + 1)[1:]
+    place = np.searchsorted(ends[:-1], steps)
+    found = pd.Series(values).groupby(place).mean().reindex(range(config.bins))
+    where = {"seed": seed, "arm": arm}
+    return [where | {"steps": round(end), "return": value} for end, value in zip(ends, found, strict=True)]
 
 
 def _end(rows: Sequence[dict[str, Any]]) -> float:
-    values = np.array([row["return"] for row in rows[-BINS // 5 :]], float)
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+    """Mean over the last fifth of a search; NaN where it played no episodes."""
+    values = [row["return"] for row in rows[-max(len(rows) // 5, 1) :]]
+    return float(np.mean(values)) if values else math.nan
 
 
 def _history(search: Search, arm: str, config: Config) -> list[dict[str, Any]]:

@@ -81,6 +81,7 @@ def sizes(result: Result) -> Image:
         for name, *point in zip(rows["agent"], rows["macs"], rows["return"], strict=True):
             ax.annotate(name, point, xytext=(4, -12), textcoords="offset points", fontsize=7)
         ax.set_xscale("log")
+        ax.margins(x=0.14)
         ax.set_xlabel("MACs an observation (labels: conv + linear width)")
         ax.set_title(title, size=9)
         _baselines(ax, result)
@@ -93,22 +94,29 @@ def band(result: Result) -> Image:
     table = result.tables["band"].sort_values("return")
     found = result.tables["searches"]
     found = found[found["arm"].isin(SEARCHES)]
-    drawn, ax = figure(8, 1.6 + 0.2 * len(table))
+    size = {"width_ratios": (4, 1), "ncols": 2, "sharey": True}
+    drawn, (ax, right) = figure(8, 1.6 + 0.2 * len(table), **size)
     y = np.arange(len(table))
     ax.errorbar(table["return"], y, xerr=table["half"], fmt="o", color="0.45", markersize=4, capsize=2, label="trained")
     ax.axvline(table["return"].mean(), color="black", linewidth=1, linestyle=":", label="mean: a random choice")
+    ax.set_yticks(y, table["design"], fontsize=7)
+    ax.set_ylim(-0.7, len(table) - 0.3)
+    ax.set_xlabel(f"{CATCHES}, after a short distillation")
     place = {design: i for i, design in enumerate(table["design"])}
-    for shift, arm in enumerate(SEARCHES):
+    for x, arm in enumerate(SEARCHES):
         colour, marker, _ = STYLES[arm]
         counts = found[found["arm"] == arm]["design"].value_counts()
         at = [place[design] for design in counts.index]
-        ax.scatter(np.full(len(at), 10.25 + 0.35 * shift), at, 14 * counts, color=COLOURS[colour], marker=marker,
-                   label=f"found by search, {arm}", clip_on=False)  # fmt: skip
-    ax.set_yticks(y, table["design"], fontsize=7)
-    ax.set_xlabel(f"{CATCHES}, after a short distillation; marks: what a search found, larger where more seeds agree")
-    ax.set_xlim(max(0, (table["return"] - table["half"]).min() - 0.3), 11.2)
-    ax.set_ylim(-0.7, len(table) - 0.3)
-    _legend(drawn, ax, 3)
+        right.scatter([x] * len(at), at, 25 * counts, color=COLOURS[colour], marker=marker, label=f"search {arm}")
+        for height, count in zip(at, counts, strict=True):
+            right.annotate(count, (x, height), xytext=(7, -3), textcoords="offset points", fontsize=7)
+    right.set_xticks([])
+    right.set_xlim(-0.5, len(SEARCHES) - 0.3)
+    right.set_xlabel("found by (seeds)")
+    handles, labels = (
+        a + b for a, b in zip(ax.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)
+    )
+    drawn.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=3)
     return save(drawn, result.tables["band"], "band", result, COMPARED)
 
 
