@@ -154,11 +154,13 @@ class Config(papers.Config):
         costs = [a.design.macs(WHERE) for a in agents]
         self.require("sizes", costs == sorted(set(costs)), "grow")
         self.require("middle", 0 < self.middle < len(agents) - 1, "lie between the ends of sizes")
-        for name in ("episodes", "size_steps", "size_macs", "search_steps", "table_updates"):
+        self.require("search_steps", self.search_steps >= 1600, "be at least 1600, so that every copy ends an episode")
+        for name in ("episodes", "size_steps", "size_macs", "table_updates"):
             self.require(name, getattr(self, name) >= 1, "be at least 1")
         for name in ("search_lr", "logits_lr", "table_lr", "derived_lr", "table_batch", "cells"):
             self.require(name, getattr(self, name) > 0, "be positive")
         self.require("band", 0 < self.band < 1, "lie between 0 and 1")
+        self.require("student_steps", self.student_steps >= 10, "be at least 10")
         self.require("student_reading", 0 < self.student_reading <= self.student_steps, "lie within student_steps")
         for name in ("stems", "units"):
             values = getattr(self, name)
