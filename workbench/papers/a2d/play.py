@@ -1,8 +1,8 @@
 """Playing and learning: rollouts of many copies side by side, A2C with or without a teacher, evaluation.
 
-Agents here are so small that one batch of one agent is as fast as many agents stacked in one: stacked by `torch.vmap`
-eight of them took 1.5 times the time of one after another, by grouped convolutions 1.0 to 1.4 times, so they train one
-after another, and pair by their seeds: same first boards, same initial weights, same random numbers for actions.
+Agents here are so small that batches of one agent keep the processor as busy as eight agents stacked in one call do
+(tests/benchmarks/test_a2d_speed.py). So they train one after another, and pair by their seeds: same first boards, same
+initial weights, same random numbers for actions.
 """
 
 from __future__ import annotations
