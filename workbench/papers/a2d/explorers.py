@@ -8,23 +8,32 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from workbench import ROOT
 from workbench.evidence import Result, means
 from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Slider
+from workbench.figures import load
 from workbench.papers.a2d.experiment import DISTILLED, FIXED, MOVES, SEARCHES, VANILLA
 from workbench.papers.a2d.games import COLUMNS, ROWS
 from workbench.papers.a2d.method import OPERATORS
 
 CATCHES = "catches of 10"
+SAVED = ("probabilities", "searches")
+"""Figures whose tables hold what the explorer of a search shows."""
 
 
-def explore_search(result: Result) -> Explorer:
-    """Probabilities of operators and widths over a search, and what its episodes return meanwhile."""
-    table = result.tables["probabilities"]
+def explore_search(result: Result | None = None) -> Explorer:
+    """Probabilities of operators and widths over a search, and what its episodes return meanwhile.
+
+    Without a result those of the committed full run, which no reader needs to wait for.
+    """
+    if result is None:
+        table, curves = (load(ROOT / "figures" / "full" / "a2d" / f"{name}.csv")[0] for name in SAVED)
+    else:
+        table, curves = result.tables["probabilities"], means(result.tables["during"], ["arm", "steps"], "return")
     shares = sorted(table["share"].unique())
     percents = tuple(round(100 * share, 1) for share in shares)
     wide = table.pivot_table(index=["arm", "choice", "candidate"], columns="share", values="probability", sort=False)
     cells = [choice for choice in table["choice"].unique() if choice.startswith("cell")]
-    curves = means(result.tables["during"], ["arm", "steps"], "return")
     ends = sorted(curves["steps"].unique())
 
     def at(arm: str, choice: str, percent: float) -> NDArray:
@@ -60,7 +69,7 @@ def explore_search(result: Result) -> Explorer:
                     stacked=False)  # fmt: skip
 
     return Explorer(
-        "a2d-search",
+        "a2d-search" if result else "a2d-search-full",
         "What does the search decide, and when?",
         controls=[
             Slider("percent", "of the search", percents, percents[-1], "{:.0f} %"),
@@ -170,10 +179,10 @@ def explore_sizes(result: Result) -> Explorer:
             "top": lambda budget, percent: score(budget, percent).max(),
         },
         panels=[
-            Counters("At this budget", {"best agent": "{best}", "its return": "{top:.1f}", "budget": "{spent:.3g}"}),
+            Counters("At this budget", {"best agent": "{best}", "its return": "{top:.1f}", "budget": "{spent:,.0f}"}),
             Lines(lambda budget, percent: {"return": score(budget, percent)}, "Return by size",
                   "agent (conv + linear width)", CATCHES, x=agents, limits=(0, 10.5)),
         ],
-        describe="With {percent} of the budget of {budget}, {spent:.3g}, the best agent is {best}, at {top:.1f} "
+        describe="With {percent} of the budget of {budget}, {spent:,.0f}, the best agent is {best}, at {top:.1f} "
         "catches of 10 on average over seeds.",
     )  # fmt: skip
