@@ -9,11 +9,12 @@ import torch
 
 from workbench import WorkbenchError, recorded
 from workbench.evidence import CONTRADICTED, NOT_SEEN, NOT_TESTABLE, PARTLY, REPRODUCED
-from workbench.papers.a2d import atari, experiment, games
-from workbench.papers.a2d.experiment import DISTILLED, FIXED, SEARCHES, STATES, VANILLA, WHERE, Config, Size, run
+from workbench.papers.a2d import atari, claims, games, trials
+from workbench.papers.a2d.experiment import Config, run
 from workbench.papers.a2d.method import OPERATORS, Design
 from workbench.papers.a2d.play import Player
 from workbench.papers.a2d.record import NAME, teacher
+from workbench.papers.a2d.trials import DISTILLED, FIXED, SEARCHES, STATES, VANILLA, WHERE, Size
 
 TINY = {"seeds": 2, "seed": 7, "episodes": 20, "sizes": ("2 4 0.01", "4 8 0.01", "8 8 0.01"), "size_steps": 320}
 TINY |= {"size_macs": 4e5, "stems": (2, 4), "cells": 1, "units": (4, 8), "budget": 3200, "band": 0.7}
@@ -86,17 +87,17 @@ def test_returns_during_a_search_are_those_of_its_episodes():
     config = Config.at("quick", search_steps=8000)
     player = Player(games.make("catch", 16), 0)
     player.finished = [(1440, 2.0), (1440, 4.0), (2880, 6.0), (4320, 1.0), (7999, 5.0), (8000, 7.0)]
-    rows = experiment.during(player, VANILLA, 3, config)
+    rows = trials.during(player, VANILLA, 3, config)
     assert [row["steps"] for row in rows] == [1600, 3200, 4800, 6400, 8000]
     assert [row["return"] for row in rows][:3] == [3.0, 6.0, 1.0]
     assert math.isnan(rows[3]["return"])
     assert rows[4]["return"] == 6.0
-    assert experiment._end(rows) == 6.0
+    assert trials._end(rows) == 6.0
 
 
 def test_an_episode_is_told_as_it_was_played():
     guide, _ = teacher()
-    rows = experiment.episode(guide, guide, "itself", 0)
+    rows = trials.episode(guide, guide, "itself", 0)
     assert len(rows) == 90
     assert max(row["kl"] for row in rows) < 1e-6, "the teacher as its own student"
     table = pd.DataFrame(rows)
@@ -115,9 +116,9 @@ def test_students_of_both_arms_start_alike(monkeypatch):
         first.append(recorded.state_hash(agent.state_dict()))
         return original(agent, *arguments)
 
-    original = experiment.taught
-    monkeypatch.setattr(experiment, "taught", spy)
-    found = experiment.student_part("by hand", Design(4, (), 8), 0.01, 7, Config.at("quick", **TINY))
+    original = trials.taught
+    monkeypatch.setattr(trials, "taught", spy)
+    found = trials.student_part("by hand", Design(4, (), 8), 0.01, 7, Config.at("quick", **TINY))
     assert first[0] == first[1]
     short = {row["arm"]: row["short"] for row in found["students"]}
     assert set(short) == {VANILLA, DISTILLED}
@@ -131,11 +132,11 @@ def test_best_of_random_is_chosen_by_another_seed():
     band = pd.DataFrame(rows)
     config = Config.at("quick", search_steps=64_000, table_updates=100, table_batch=100)
     assert config.tries == 6
-    found = experiment.best_of_random(band, config)  # all five are drawn: the best by the seed before
+    found = claims.best_of_random(band, config)  # all five are drawn: the best by the seed before
     assert found.to_dict() == {1: -50.0, 2: 23.0, 3: 34.0}
     few = Config.at("quick", search_steps=10_000, table_updates=100, table_batch=100)
     assert few.tries == 1
-    assert experiment.best_of_random(band, few)[2] in {20.0, 21.0, 22.0, 23.0, 24.0}
+    assert claims.best_of_random(band, few)[2] in {20.0, 21.0, 22.0, 23.0, 24.0}
 
 
 # --- planted claims ----------------------------------------------------------------------------------------------
@@ -189,12 +190,7 @@ def planted(better):
 @pytest.mark.parametrize("better", [True, False])
 def test_claims_say_what_was_planted(better):
     tables, config = planted(better)
-    found = [
-        *experiment._size_claims(tables["sizes"], config),
-        *experiment._search_claims(tables, config),
-        *experiment._student_claims(tables, config),
-        experiment._teacher_claim(tables),
-    ]
+    found = claims.of_tables(tables, config)
     rows = {claim.id.removeprefix("a2d."): claim.row(evidence, "full") for claim, evidence in found}
     assert len(rows) == len(found) == 4 + 6 + 10 + 8 + 1
     wrong = {
@@ -220,7 +216,7 @@ def test_where_nothing_differs_nothing_is_seen():
     students = tables["students"]
     students["short"] = [noisy(5, s, a) + 0.03 * ((s + i) % 2) for i, (s, a) in
                          enumerate(zip(students["seed"], students["arm"], strict=True))]  # fmt: skip
-    rows = {c.id: c.row(e, "full") for c, e in experiment._student_claims(tables, config)}
+    rows = {c.id: c.row(e, "full") for c, e in claims._student_claims(tables, config)}
     assert rows["a2d.student.by_hand.gain_short"]["verdict"] == NOT_SEEN
 
 
@@ -228,7 +224,7 @@ def test_seeds_that_never_reach_the_target_are_left_out():
     tables, config = planted(True)
     students = tables["students"]
     students.loc[(students["seed"] == 3) & (students["arm"] == VANILLA), "reached"] = math.nan
-    rows = {c.id: (c, e) for c, e in experiment._student_claims(tables, config)}
+    rows = {c.id: (c, e) for c, e in claims._student_claims(tables, config)}
     _, found = rows["a2d.student.by_hand.steps_saved"]
     assert np.isfinite(found.samples).sum() == 5
     assert found.mean == pytest.approx(15_000, rel=0.01)
@@ -237,7 +233,7 @@ def test_seeds_that_never_reach_the_target_are_left_out():
 def test_an_argmax_that_keeps_the_band_now_and_then_is_partly():
     tables, config = planted(True)
     tables["searches"].loc[tables["searches"]["seed"] == 2, "argmax_macs"] = 30_000.0
-    rows = {c.id: c.row(e, "full") for c, e in experiment._search_claims(tables, config)}
+    rows = {c.id: c.row(e, "full") for c, e in claims._search_claims(tables, config)}
     assert rows["a2d.derived.with_teacher.argmax_in_band"]["verdict"] == PARTLY
 
 

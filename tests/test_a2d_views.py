@@ -7,8 +7,9 @@ from test_a2d_experiment import TINY
 from workbench.explorer import MAX_BYTES
 from workbench.figures import load
 from workbench.papers.a2d import explorers, views
-from workbench.papers.a2d.experiment import DISTILLED, SEARCHES, STATES, VANILLA, Config, run
+from workbench.papers.a2d.experiment import Config, run
 from workbench.papers.a2d.method import OPERATORS
+from workbench.papers.a2d.trials import DISTILLED, SEARCHES, STATES, VANILLA
 
 FIGURES = ("searches", "sizes", "band", "probabilities", "students", "costs", "energy")
 

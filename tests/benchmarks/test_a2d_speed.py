@@ -14,12 +14,13 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch.func import functional_call, stack_module_state, vmap
 
-from workbench.papers.a2d.experiment import WHERE, Config
+from workbench.papers.a2d.experiment import Config
 from workbench.papers.a2d.games import Catch, CatchVector
 from workbench.papers.a2d.method import Design
 from workbench.papers.a2d.play import Alone, Player, Rules, learn, new_agent
 from workbench.papers.a2d.record import teacher
 from workbench.papers.a2d.search import Plan, Search, optimiser
+from workbench.papers.a2d.trials import WHERE
 
 STEPS, ROUNDS = 32_000, 5
 

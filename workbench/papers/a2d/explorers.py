@@ -12,9 +12,9 @@ from workbench import ROOT
 from workbench.evidence import Result, means
 from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Slider
 from workbench.figures import load
-from workbench.papers.a2d.experiment import DISTILLED, FIXED, MOVES, SEARCHES, VANILLA
 from workbench.papers.a2d.games import COLUMNS, ROWS
 from workbench.papers.a2d.method import OPERATORS
+from workbench.papers.a2d.trials import DISTILLED, FIXED, MOVES, SEARCHES, VANILLA
 
 CATCHES = "catches of 10"
 SAVED = ("probabilities", "searches")

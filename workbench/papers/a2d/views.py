@@ -14,9 +14,9 @@ from workbench import hardware
 from workbench.evidence import Result, means
 from workbench.figures import COLOURS, figure, save
 from workbench.papers.a2d import atari
-from workbench.papers.a2d.experiment import DISTILLED, FIXED, SEARCHES, STATES, VANILLA, WHERE, Size
 from workbench.papers.a2d.method import Agent, Design
 from workbench.papers.a2d.record import DESIGN
+from workbench.papers.a2d.trials import DISTILLED, FIXED, SEARCHES, STATES, VANILLA, WHERE, Size
 
 STYLES = {
     VANILLA: ("vermilion", "s", "-"),
