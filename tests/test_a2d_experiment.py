@@ -1,6 +1,7 @@
 """A2D's experiment: the band by enumeration, planted claims, pairs, what cannot run, and a whole tiny run."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -21,9 +22,15 @@ TINY |= {"size_macs": 4e5, "stems": (2, 4), "cells": 1, "units": (4, 8), "budget
 TINY |= {"search_steps": 1600, "table_updates": 3, "student": "4 8 0.01", "student_steps": 640, "student_reading": 320}
 
 
-@pytest.fixture(scope="module")
-def result():
+@cache
+def tiny():
+    """One run for the tests of two files."""
     return run(Config.at("quick", **TINY))
+
+
+@pytest.fixture
+def result():
+    return tiny()
 
 
 # --- configuration -----------------------------------------------------------------------------------------------

@@ -2,21 +2,20 @@
 
 import numpy as np
 import pytest
-from test_a2d_experiment import TINY
+from test_a2d_experiment import tiny
 
 from workbench.explorer import MAX_BYTES
 from workbench.figures import load
 from workbench.papers.a2d import explorers, views
-from workbench.papers.a2d.experiment import Config, run
 from workbench.papers.a2d.method import OPERATORS
 from workbench.papers.a2d.trials import DISTILLED, SEARCHES, STATES, VANILLA
 
 FIGURES = ("searches", "sizes", "band", "probabilities", "students", "costs", "energy")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def result():
-    return run(Config.at("quick", **TINY))
+    return tiny()
 
 
 @pytest.mark.parametrize("name", FIGURES)
