@@ -41,11 +41,19 @@ def _band(ax: Axes, rows: pd.DataFrame, x: str, arm: str, label: str) -> None:
 def _baselines(ax: Axes, result: Result) -> None:
     """The random policy and the teacher as dotted lines."""
     known = result.tables["baselines"].groupby("policy")["return"].mean()
-    for policy, place in (("random", "bottom"), ("teacher", "top")):
+    for policy, place in (("random", "top"), ("teacher", "bottom")):
         ax.axhline(known[policy], color="0.5", linestyle=":", linewidth=1)
-        ax.annotate(policy, (0.995, known[policy]), xycoords=("axes fraction", "data"), ha="right", va=place,
-                    fontsize=8, color="0.35")  # fmt: skip
+        where = {"xycoords": ("axes fraction", "data"), "xytext": (0, -2 if place == "top" else 1)}
+        ax.annotate(
+            policy, (0.01, known[policy]), textcoords="offset points", va=place, fontsize=8, color="0.35", **where
+        )
     ax.set_ylim(0, 10.8)
+
+
+def _steps(ax: Axes) -> None:
+    """Environment steps in thousands along x."""
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k")
+    ax.set_xlabel("environment steps")
 
 
 def _legend(drawn: Any, ax: Axes, columns: int) -> None:
@@ -58,11 +66,13 @@ def searches(result: Result) -> Image:
     drawn, axes = figure(9, 3.8, ncols=2, sharey=True)
     for arm, ax in zip((VANILLA, DISTILLED), axes, strict=True):
         for name, label in ((arm, "search"), (FIXED[arm], "fixed path of the supernet")):
-            _band(ax, table[table["arm"] == name], "steps", name, label)
-        ax.set(title=arm, xlabel="environment steps")
-        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, 0.88))
+            _band(ax, table[table["arm"] == name], "steps", name, f"{label}, {arm}")
+        ax.set_title(arm)
+        _steps(ax)
         _baselines(ax, result)
     axes[0].set_ylabel(f"return during training ({CATCHES})")
+    handles, labels = (a + b for a, b in zip(*(ax.get_legend_handles_labels() for ax in axes), strict=True))
+    drawn.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=2)
     return save(drawn, table, "searches", result, COMPARED)
 
 
@@ -72,14 +82,14 @@ def sizes(result: Result) -> Image:
     parameters = result.parameters
     budgets = {
         "equal steps": f"after {parameters['size_steps']:,} environment steps each",
-        "equal MACs": f"after {parameters['size_macs']:.2g} MACs of acting each",
+        "equal MACs": f"after {parameters['size_macs'] / 1e6:,.0f} million MACs of acting each",
     }
     drawn, axes = figure(9, 3.6, ncols=2, sharey=True)
     for (reading, title), ax in zip(budgets.items(), axes, strict=True):
         rows = table[table["reading"] == reading].sort_values("macs")
         ax.errorbar(rows["macs"], rows["return"], rows["half"], fmt="o-", color=COLOURS["blue"], capsize=3)
-        for name, *point in zip(rows["agent"], rows["macs"], rows["return"], strict=True):
-            ax.annotate(name, point, xytext=(4, -12), textcoords="offset points", fontsize=7)
+        for name, *point in zip(rows["agent"], rows["macs"], rows["return"] - rows["half"], strict=True):
+            ax.annotate(name, point, xytext=(0, -11), textcoords="offset points", ha="center", fontsize=7)
         ax.set_xscale("log")
         ax.margins(x=0.14)
         ax.set_xlabel("MACs an observation (labels: conv + linear width)")
@@ -148,11 +158,11 @@ def students(result: Result) -> Image:
     for (agent, title), ax in zip(agents.items(), axes, strict=True):
         for arm in (VANILLA, DISTILLED):
             _band(ax, table[(table["agent"] == agent) & (table["arm"] == arm)], "steps", arm, arm)
-        ax.set_xlabel("environment steps")
+        _steps(ax)
         ax.set_title(title, size=9)
         _baselines(ax, result)
     axes[0].set_ylabel(CATCHES)
-    axes[1].legend(fontsize=8, loc="center right")
+    _legend(drawn, axes[0], 2)
     return save(drawn, table, "students", result, COMPARED)
 
 
