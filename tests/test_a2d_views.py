@@ -10,7 +10,7 @@ from workbench.papers.a2d import explorers, views
 from workbench.papers.a2d.method import OPERATORS
 from workbench.papers.a2d.trials import DISTILLED, SEARCHES, STATES, VANILLA
 
-FIGURES = ("searches", "sizes", "band", "probabilities", "students", "costs", "energy")
+FIGURES = ("searches", "sizes", "curves", "band", "probabilities", "students", "costs", "energy")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_the_size_explorer_reads_the_curves(result):
     drawn = explorer(percent=100, budget="environment steps")["Return by size"]["return"]
     read = result.tables["sizes"].query("reading == 'equal steps'").groupby("agent", sort=False)["return"].mean()
     np.testing.assert_allclose(drawn, [read[f"{w} + {u}"] for w, u in ((2, 4), (4, 8), (8, 8))], rtol=1e-5)
-    random = result.tables["baselines"].query("policy == 'random'")["return"].mean()
+    random = explorers.BY_CHANCE
     few = explorer(percent=5, budget="MACs")["Return by size"]["return"]
     full = explorer(percent=100, budget="MACs")["Return by size"]["return"]
     assert np.abs(few - random).max() <= max(np.abs(full - random).max(), 1.0) + 1e-5
@@ -100,3 +100,18 @@ def test_the_size_explorer_reads_the_curves(result):
 def test_explorers_are_light(result):
     for explore in (explorers.explore_search, explorers.explore_episode, explorers.explore_sizes):
         assert len(explore(result).html()) < MAX_BYTES / 20
+
+
+@pytest.mark.parametrize("explore", [explorers.explore_search, explorers.explore_sizes])
+def test_the_committed_full_run_is_explored_without_a_run(explore):
+    if not explorers.FULL.exists():
+        pytest.skip("no full run is committed")
+    explorer = explore()
+    assert explorer.name.endswith("-full")
+    said = explorer()["text"]
+    assert "nan" not in said
+    table, _ = load(explorers.FULL / "sizes.csv")
+    if explore is explorers.explore_sizes:
+        read = table[table["reading"] == "equal steps"].set_index("agent")["return"]
+        drawn = explorer(percent=100, budget="environment steps")["Return by size"]["return"]
+        assert drawn.max() == pytest.approx(read.max(), rel=1e-5)

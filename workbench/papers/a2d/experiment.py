@@ -80,12 +80,12 @@ class Config(papers.Config):
     search_steps: int = 6_400
     search_lr: float = 0.008
     logits_lr: float = 0.03
-    table_updates: int = 40
+    table_updates: int = 30
     table_batch: int = 128
     table_lr: float = 0.016
     student: str = "8 32 0.016"
-    student_steps: int = 10_000
-    student_reading: int = 5_000
+    student_steps: int = 8_000
+    student_reading: int = 4_000
     derived_lr: float = 0.008
     target: float = 9.0
 

@@ -17,6 +17,9 @@ from workbench.papers.a2d.method import OPERATORS
 from workbench.papers.a2d.trials import DISTILLED, FIXED, MOVES, SEARCHES, VANILLA
 
 CATCHES = "catches of 10"
+BY_CHANCE = 2.0
+"""What a paddle that moves at random catches."""
+FULL = ROOT / "figures" / "full" / "a2d"
 SAVED = ("probabilities", "searches")
 """Figures whose tables hold what the explorer of a search shows."""
 
@@ -27,7 +30,7 @@ def explore_search(result: Result | None = None) -> Explorer:
     Without a result those of the committed full run, which no reader needs to wait for.
     """
     if result is None:
-        table, curves = (load(ROOT / "figures" / "full" / "a2d" / f"{name}.csv")[0] for name in SAVED)
+        table, curves = (load(FULL / f"{name}.csv")[0] for name in SAVED)
     else:
         table, curves = result.tables["probabilities"], means(result.tables["during"], ["arm", "steps"], "return")
     shares = sorted(table["share"].unique())
@@ -146,15 +149,22 @@ def explore_episode(result: Result) -> Explorer:
     )  # fmt: skip
 
 
-def explore_sizes(result: Result) -> Explorer:
-    """Return by size of agent, at a budget of environment steps or of MACs that the reader sets."""
-    curves = means(result.tables["curves"], ["agent", "macs", "steps", "total_macs"], "return")
+def explore_sizes(result: Result | None = None) -> Explorer:
+    """Return by size of agent, at a budget of environment steps or of MACs that the reader sets.
+
+    Without a result that of the committed full run.
+    """
+    if result is None:
+        curves, meta = load(FULL / "curves.csv")
+        parameters = meta["parameters"]
+    else:
+        curves = means(result.tables["curves"], ["agent", "macs", "steps", "total_macs"], "return")
+        parameters = result.parameters
     curves = curves.sort_values(["macs", "steps"])
     agents = list(dict.fromkeys(curves["agent"]))
-    random = float(result.tables["baselines"].query("policy == 'random'")["return"].mean())
     percents = (5, 10, 20, 35, 50, 75, 100)
-    most = {"environment steps": ("steps", result.parameters["size_steps"]),
-            "MACs": ("total_macs", result.parameters["size_macs"])}  # fmt: skip
+    most = {"environment steps": ("steps", parameters["size_steps"]),
+            "MACs": ("total_macs", parameters["size_macs"])}  # fmt: skip
 
     def score(budget: str, percent: int) -> NDArray:
         """Mean return of each agent when the budget is spent, between evaluations on a straight line."""
@@ -162,12 +172,12 @@ def explore_sizes(result: Result) -> Explorer:
         found = []
         for agent in agents:
             rows: pd.DataFrame = curves[curves["agent"] == agent]
-            x, y = [0.0, *rows[column]], [random, *rows["return"]]
+            x, y = [0.0, *rows[column]], [BY_CHANCE, *rows["return"]]
             found.append(np.interp(percent / 100 * end, x, y))
         return np.array(found)
 
     return Explorer(
-        "a2d-sizes",
+        "a2d-sizes" if result else "a2d-sizes-full",
         "Which size of agent suits a budget?",
         controls=[
             Slider("percent", "budget", percents, 100, "{} %"),

@@ -99,6 +99,26 @@ def sizes(result: Result) -> Image:
     return save(drawn, table, "sizes", result, COMPARED)
 
 
+def curves(result: Result) -> Image:
+    """How agents of each size learn, over environment steps and over MACs."""
+    table = means(result.tables["curves"], ["agent", "macs", "steps", "total_macs"], "return").sort_values(
+        ["macs", "steps"], ignore_index=True
+    )
+    drawn, axes = figure(9, 3.8, ncols=2, sharey=True)
+    colours, markers = list(COLOURS.values())[1:], "osD^vP"
+    for (agent, rows), colour, marker in zip(table.groupby("agent", sort=False), colours, markers, strict=False):
+        for ax, x in zip(axes, ("steps", "total_macs"), strict=True):
+            ax.errorbar(rows[x], rows["return"], rows["half"], color=colour, marker=marker, markersize=4, capsize=2,
+                        label=agent)  # fmt: skip
+    for ax, label in zip(axes, ("environment steps", "MACs of acting, all steps together"), strict=True):
+        ax.set_xscale("log")
+        ax.set_xlabel(label)
+        _baselines(ax, result)
+    axes[0].set_ylabel(CATCHES)
+    _legend(drawn, axes[0], 6)
+    return save(drawn, table, "curves", result, COMPARED)
+
+
 def band(result: Result) -> Image:
     """All designs of the budget band by their return, and which of them each search found."""
     table = result.tables["band"].sort_values("return")
