@@ -168,7 +168,29 @@ def expected_by_drawing_all(logits, costs):
                for d in designs)  # fmt: skip
 
 
+def returns_in_words(rewards, terminated, truncated, final, last, gamma):
+    found = np.zeros(rewards.shape)
+    for t, n in itertools.product(*map(range, rewards.shape)):
+        factor = 1.0
+        for k in range(t, len(rewards)):
+            found[t, n] += factor * float(rewards[k, n])
+            factor *= gamma
+            if terminated[k, n]:
+                break
+            if truncated[k, n]:
+                found[t, n] += factor * float(final[k, n])
+                break
+        else:
+            found[t, n] += factor * float(last[n])
+    return found
+
+
 RIGHT = {
+    "a2d.kl": [
+        float(torch.nn.functional.kl_div(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.8, 0.2]), reduction="sum"))
+    ],
+    "a2d.macs": [24 * (8 * 24 + 24 * 25 + 24 * 8)],
+    "a2d.returns": [returns_in_words],
     "adadeep.separable": [73_728 / 8_768, 8.41],
     "adadeep.rank_one": [rank_one_by_powers],
     "adadeep.reward": [reward_in_words],
