@@ -29,11 +29,11 @@ from workbench.papers.dna.space import Networks
 RULES = ("one chunk", "depthwise apart", "1x1 apart", "late apart")
 """Which layers the second chunk takes: none; depthwise convolutions; 1x1 convolutions; all on small feature maps."""
 
-ARRAYS = ((8, 8), (8, 16), (16, 8), (16, 16), (8, 32), (32, 8), (16, 32), (32, 16), (32, 32))
+ARRAYS = tuple(product((4, 8, 16), repeat=2))
 BUFFERS = (16, 64, 256)
 PE_UM2, BIT_UM2 = 282 + 3 * 36, 0.75
 """45 nm, square micrometres: an 8-bit multiplier and a 24-bit adder; a bit of SRAM with what surrounds it (ours)."""
-BRAM_BITS = 18 * 1024
+BRAM_BITS = 36 * 1024
 
 
 class Design(NamedTuple):
@@ -51,13 +51,15 @@ class Template:
     Args:
         name: a key.
         title: for figures.
-        kind: ``asic`` (area in mm2) or ``fpga`` (DSP slices, one a PE, and block RAMs of 18 kbit, two buffers each).
+        kind: ``asic`` (area in mm2) or ``fpga`` (DSP slices, one a PE, and block RAMs of 36 kbit, two buffers each).
         limits: of each resource, all chunks together.
         arrays: rows and columns of PEs.
         dataflows: what stays in place.
         buffers: KB.
         orders: of DRAM's tiles, see `workbench.hardware.ORDERS`.
         machine: fields of `workbench.accelerator.generic` that differ.
+        side_by_side: may groups of channels stand side by side in the array? In a systolic one they cannot: all its
+            columns are fed from the same inputs, so that a depthwise convolution goes channel by channel.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Template:
     buffers: tuple[int, ...] = BUFFERS
     orders: tuple[str, ...] = ORDERS
     machine: dict[str, Any] = field(default_factory=dict)
+    side_by_side: bool = True
 
     @property
     def factors(self) -> tuple[int, int, int, int]:
@@ -99,15 +102,17 @@ class Template:
 
 
 ASIC = Template("asic", "ASIC-like", "asic", {"mm2": 2.5})
-SYSTOLIC = replace(ASIC, name="systolic", title="ASIC-like, systolic", dataflows=("weight", "output"))
+SYSTOLIC = replace(
+    ASIC, name="systolic", title="ASIC-like, systolic", dataflows=("weight", "output"), side_by_side=False
+)
 FPGA = Template(
     "fpga",
     "FPGA-like",
     "fpga",
-    {"DSP": 900, "BRAM": 700},
+    {"DSP": 220, "BRAM": 140},
     machine={f: unit_energy(f, "FIX8", "fpga_zc706") for f in ("multiply", "add", "shift")} | {"dram_bandwidth": 32},
 )
-"""Limits of the released code (Auto-NBA): 900 DSP slices and 700 block RAMs; the operations' energies of a ZC706."""
+"""DSP slices and block RAMs of a Zynq-7020 (the released code has 900 and 700); energies of operations of a ZC706."""
 TEMPLATES = {t.name: t for t in (ASIC, SYSTOLIC, FPGA)}
 
 
@@ -136,7 +141,7 @@ def priced(layer: Layer, template: Template) -> tuple[Tensor, Tensor, Tensor]:
     for d in "GKCY":
         whole = int(getattr(layer, d))
         sizes.append(torch.tensor([*(4**i for i in range(12) if 4**i < whole), whole], dtype=torch.float64))
-    tile = dict(zip("GKCY", torch.cartesian_prod(*sizes).T, strict=True))
+    tile: dict[str, Any] = dict(zip("GKCY", torch.cartesian_prod(*sizes).T, strict=True)) | {"N": 1.0}
     rows, columns = torch.tensor(template.arrays, dtype=torch.float64).T[:, None, :, None, None]
     capacity = torch.tensor(template.buffers, dtype=torch.float64)[:, None]
     share = torch.tensor([1.0, 0.5], dtype=torch.float64)[:, None, None, None]
@@ -145,7 +150,10 @@ def priced(layer: Layer, template: Template) -> tuple[Tensor, Tensor, Tensor]:
     shape = (2, len(template.arrays), len(template.buffers), len(tile["K"]))
     parts: list[list[Tensor]] = [[], [], []]
     for dataflow, order in product(template.dataflows, template.orders):
-        cost = evaluate(layer, mapping(layer, machine, dataflow, order, tile), machine)
+        nest = mapping(layer, machine, dataflow, order, tile)
+        if not template.side_by_side:
+            nest = replace(nest, spatial={**nest.spatial, "G": 1})
+        cost = evaluate(layer, nest, machine)
         fits = torch.as_tensor(cost.fits).expand(shape)
         cycles, energy, used = (
             torch.as_tensor(x).double().expand(shape) for x in (cost.cycles, cost.total, cost.utilisation)

@@ -38,12 +38,12 @@ def block(conv: Conv, nets: int = 1) -> nn.Sequential:
 
 
 class Operator(nn.Module):
-    """An operator of a slot; an inverted residual that changes no shape adds its input."""
+    """An operator of a slot; one that changes no shape adds its input, as FBNet's do."""
 
     def __init__(self, name: str, inputs: int, outputs: int, stride: int = 1, nets: int = 1) -> None:
         super().__init__()
         self.body = nn.Sequential(*(block(c, nets) for c in convolutions(name, inputs, outputs, stride)))
-        self.residual = name.startswith("ir") and (inputs, stride) == (outputs, 1)
+        self.residual = name != "skip" and (inputs, stride) == (outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, nets * inputs, H, W]`` to ``[B, nets * outputs, H / stride, W / stride]``."""
