@@ -1,4 +1,4 @@
-"""The accelerators that may be chosen: one or two chunks, each with an array, a dataflow, a buffer and an order of tiles.
+"""The accelerators that may be chosen: one or two chunks, each with an array, a dataflow, a buffer and a tile order.
 
 A chunk is a sub-accelerator. Layers are allotted to chunks by a rule, images pass through the chunks as through a
 pipeline, so a machine is as fast as its slowest chunk: latency is the *maximum over chunks of the sum over their
@@ -17,12 +17,13 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from workbench import WorkbenchError
-from workbench.accelerator import evaluate, generic, unit_energy
-from workbench.dataflow import Layer
+from workbench.accelerator import Accelerator, evaluate, generic, unit_energy
+from workbench.dataflow import Layer, Mapping
 from workbench.hardware import DATAFLOWS, ORDERS, mapping
 from workbench.papers.dna.space import Networks
 
@@ -130,6 +131,50 @@ def chunk_of(rule: str, layer: Layer, largest: float) -> int:
     return int(second[rule])
 
 
+def _tiles(layer: Layer) -> dict[str, Any]:
+    """The compiler's grid: sizes 1, 4, 16, ... and all, of groups, filters, channels and rows."""
+    sizes = []
+    for d in "GKCY":
+        whole = int(getattr(layer, d))
+        sizes.append(torch.tensor([*(4**i for i in range(12) if 4**i < whole), whole], dtype=torch.float64))
+    return dict(zip("GKCY", torch.cartesian_prod(*sizes).T, strict=True)) | {"N": 1.0}
+
+
+def _nest(
+    layer: Layer, machine: Accelerator, template: Template, dataflow: str, order: str, tile: dict[str, Any]
+) -> Mapping:
+    nest = mapping(layer, machine, dataflow, order, tile)
+    return nest if template.side_by_side else replace(nest, spatial={**nest.spatial, "G": 1})
+
+
+def itemised(space: Networks, template: Template, design: Design) -> pd.DataFrame:
+    """What a design spends, layer by layer and one at a time: columns layer, chunk, cycles, utilisation, level, operand,
+    pj. Sums of it are `Costs.evaluate`.
+    """
+    names = [o for slot, o in zip(space.slots, space.operators(design.net), strict=True) for _ in slot.layers(o)]
+    largest, rows = max(slot.size for slot in space.slots), []
+    for number, (layer, operator) in enumerate(zip(space.layers(design.net), [*names, "head"], strict=True)):
+        chunk = chunk_of(RULES[design.rule], layer, largest)
+        array, dataflow, kb, order = template.configurations[design.chunks[chunk]]
+        machine = generic(*array, kb, **template.machine)
+        machine = replace(machine, dram_bandwidth=machine.dram_bandwidth / (1 if design.rule == 0 else 2))
+        tile = _tiles(layer)
+        cost = evaluate(layer, _nest(layer, machine, template, dataflow, order, tile), machine)
+        product = (torch.as_tensor(cost.cycles) * cost.total).where(torch.as_tensor(cost.fits), torch.inf)
+        at = int(product.argmin())
+
+        def one(x: Any, at: int = at, shape: torch.Size = product.shape) -> float:
+            return float(torch.as_tensor(x).expand(shape)[at])
+
+        for (level, operand), pj in cost.pj.items():
+            found = {"cycles": one(cost.cycles), "utilisation": one(cost.utilisation)}
+            rows.append(
+                {"layer": f"{number} {operator}", "chunk": chunk, **found}
+                | {"level": level, "operand": operand, "pj": one(pj)}
+            )
+    return pd.DataFrame(rows)
+
+
 def priced(layer: Layer, template: Template) -> tuple[Tensor, Tensor, Tensor]:
     """A layer on every configuration of a chunk, in its best tiles: cycles ``[2, configurations]`` with all of DRAM's
     bandwidth and with half of it, pJ the same, utilisation the same.
@@ -137,11 +182,7 @@ def priced(layer: Layer, template: Template) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         WorkbenchError: a configuration that no tiling fits.
     """
-    sizes = []
-    for d in "GKCY":
-        whole = int(getattr(layer, d))
-        sizes.append(torch.tensor([*(4**i for i in range(12) if 4**i < whole), whole], dtype=torch.float64))
-    tile: dict[str, Any] = dict(zip("GKCY", torch.cartesian_prod(*sizes).T, strict=True)) | {"N": 1.0}
+    tile = _tiles(layer)
     rows, columns = torch.tensor(template.arrays, dtype=torch.float64).T[:, None, :, None, None]
     capacity = torch.tensor(template.buffers, dtype=torch.float64)[:, None]
     share = torch.tensor([1.0, 0.5], dtype=torch.float64)[:, None, None, None]
@@ -150,10 +191,7 @@ def priced(layer: Layer, template: Template) -> tuple[Tensor, Tensor, Tensor]:
     shape = (2, len(template.arrays), len(template.buffers), len(tile["K"]))
     parts: list[list[Tensor]] = [[], [], []]
     for dataflow, order in product(template.dataflows, template.orders):
-        nest = mapping(layer, machine, dataflow, order, tile)
-        if not template.side_by_side:
-            nest = replace(nest, spatial={**nest.spatial, "G": 1})
-        cost = evaluate(layer, nest, machine)
+        cost = evaluate(layer, _nest(layer, machine, template, dataflow, order, tile), machine)
         fits = torch.as_tensor(cost.fits).expand(shape)
         cycles, energy, used = (
             torch.as_tensor(x).double().expand(shape) for x in (cost.cycles, cost.total, cost.utilisation)
@@ -218,15 +256,15 @@ class Costs:
         cycles = sums(self.cycles, self.fixed_cycles).amax(0)
         return cycles / self.megahertz / 1e3, sums(self.energy, self.fixed_energy).sum(0)
 
-    def best(self, nets: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    def best(self, nets: Tensor, rules: Sequence[int] = range(len(RULES))) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Of each network the best accelerator of all: ``latency`` (ms) and ``edp`` (µJ ms) -> cost, rule, chunks.
 
-        Every allowed pair of configurations is tried under every rule.
+        Every allowed pair of configurations is tried under every rule (of ``rules``).
         """
         found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"latency": [], "edp": []}
         first, second = self.pairs.nonzero(as_tuple=True)
         alone = self.alone.nonzero()[:, 0]
-        for rule in range(len(self.cycles)):
+        for rule in rules:
             cycles, energy = self.by_chunk(nets, rule)
             a, b = (alone, alone) if rule == 0 else (first, second)
             for n in range(len(nets)):
@@ -246,12 +284,12 @@ class Costs:
         return best
 
 
-def costs(space: Networks, template: Template, rules: Sequence[str] = RULES) -> Costs:
+def costs(space: Networks, template: Template) -> Costs:
     """Price a whole space of networks on a template; each different layer once."""
     size, most = len(template.configurations), max(space.choices)
-    shape = (len(rules), 2, len(space.free), most, size)
+    shape = (len(RULES), 2, len(space.free), most, size)
     cycles, energy = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-    fixed_cycles, fixed_energy = torch.zeros(2, len(rules), 2, size, dtype=torch.float64)
+    fixed_cycles, fixed_energy = torch.zeros(2, len(RULES), 2, size, dtype=torch.float64)
     largest = max(slot.size for slot in space.slots)
     known: dict[Layer, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -259,7 +297,7 @@ def costs(space: Networks, template: Template, rules: Sequence[str] = RULES) -> 
         plain = replace(layer, name="")
         if plain not in known:
             known[plain] = priced(plain, template)
-        for at, rule in enumerate(rules):
+        for at, rule in enumerate(RULES):
             chunk = chunk_of(rule, layer, largest)
             bandwidth = 0 if rule == RULES[0] else 1
             to_cycles[at, chunk] += known[plain][0][bandwidth]

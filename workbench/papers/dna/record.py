@@ -7,6 +7,7 @@ others, on images that no search has seen: neither one lucky training nor one lu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,7 +22,7 @@ NAME = "dna/digits"
 SEEDS = (0, 1, 2, 3, 4, 5)
 TOGETHER = 32
 """Networks trained side by side."""
-TRAINING = {"epochs": 30, "batch": 50, "lr": 0.1}
+TRAINING: dict[str, Any] = {"epochs": 30, "batch": 50, "lr": 0.1}
 
 
 def trained(designs: Tensor, seed: int, split: Split | None = None, space: Networks | None = None) -> pd.DataFrame:
@@ -44,6 +45,11 @@ def name(space: Networks, design: Sequence[int]) -> str:
     """A design in words: the operators of its free slots."""
     chosen = space.operators(design)
     return " ".join(chosen[at] for at in space.free)
+
+
+def updates(images: int) -> int:
+    """Updates that train one network."""
+    return TRAINING["epochs"] * (images // TRAINING["batch"])
 
 
 def record() -> None:
