@@ -148,28 +148,31 @@ def _nest(
 
 
 def itemised(space: Networks, template: Template, design: Design) -> pd.DataFrame:
-    """What a design spends, layer by layer and one at a time: columns layer, chunk, cycles, utilisation, level, operand,
-    pj. Sums of it are `Costs.evaluate`.
+    """What a design spends, one layer at a time: columns layer, slot, chunk, cycles, utilisation, level, operand, pj.
+
+    Its sums are what `Costs.evaluate` says.
     """
-    names = [o for slot, o in zip(space.slots, space.operators(design.net), strict=True) for _ in slot.layers(o)]
+    chosen = enumerate(zip(space.slots, space.operators(design.net), strict=True))
+    names = [(place, o) for place, (slot, o) in chosen for _ in slot.layers(o)] + [(len(space.slots), "head")]
     largest, rows = max(slot.size for slot in space.slots), []
-    for number, (layer, operator) in enumerate(zip(space.layers(design.net), [*names, "head"], strict=True)):
+    for number, (layer, (place, operator)) in enumerate(zip(space.layers(design.net), names, strict=True)):
         chunk = chunk_of(RULES[design.rule], layer, largest)
         array, dataflow, kb, order = template.configurations[design.chunks[chunk]]
         machine = generic(*array, kb, **template.machine)
         machine = replace(machine, dram_bandwidth=machine.dram_bandwidth / (1 if design.rule == 0 else 2))
         tile = _tiles(layer)
         cost = evaluate(layer, _nest(layer, machine, template, dataflow, order, tile), machine)
-        product = (torch.as_tensor(cost.cycles) * cost.total).where(torch.as_tensor(cost.fits), torch.inf)
+        cycles = torch.as_tensor(cost.cycles, dtype=torch.float64)
+        product = (cycles * cost.total).where(torch.as_tensor(cost.fits), torch.inf)
         at = int(product.argmin())
 
         def one(x: Any, at: int = at, shape: torch.Size = product.shape) -> float:
-            return float(torch.as_tensor(x).expand(shape)[at])
+            return float(torch.as_tensor(x, dtype=torch.float64).expand(shape)[at])
 
         for (level, operand), pj in cost.pj.items():
-            found = {"cycles": one(cost.cycles), "utilisation": one(cost.utilisation)}
+            found = {"cycles": one(cycles), "utilisation": one(cost.utilisation)}
             rows.append(
-                {"layer": f"{number} {operator}", "chunk": chunk, **found}
+                {"layer": f"{number} {operator}", "slot": place, "chunk": chunk, **found}
                 | {"level": level, "operand": operand, "pj": one(pj)}
             )
     return pd.DataFrame(rows)
@@ -194,7 +197,7 @@ def priced(layer: Layer, template: Template) -> tuple[Tensor, Tensor, Tensor]:
         cost = evaluate(layer, _nest(layer, machine, template, dataflow, order, tile), machine)
         fits = torch.as_tensor(cost.fits).expand(shape)
         cycles, energy, used = (
-            torch.as_tensor(x).double().expand(shape) for x in (cost.cycles, cost.total, cost.utilisation)
+            torch.as_tensor(x, dtype=torch.float64).expand(shape) for x in (cost.cycles, cost.total, cost.utilisation)
         )
         chosen = (cycles * energy).where(fits, torch.inf).min(-1, keepdim=True)
         if bool(chosen.values.isinf().any()):
@@ -282,6 +285,14 @@ class Costs:
             every = torch.arange(len(nets))
             best[name] = cost[at, every], rule[at, every], chunks[at, every]
         return best
+
+    def best_designs(self, nets: Tensor, cost: str, rules: Sequence[int] = range(len(RULES))) -> list[Design]:
+        """The same as designs, one a network."""
+        _, rule, chunks = self.best(nets, rules)[cost]
+        return [
+            Design(tuple(net), r, (a, b))
+            for net, r, (a, b) in zip(nets.tolist(), rule.tolist(), chunks.tolist(), strict=True)
+        ]
 
 
 def costs(space: Networks, template: Template) -> Costs:
