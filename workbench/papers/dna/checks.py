@@ -35,7 +35,8 @@ def finite_differences(function: Callable[[], Tensor], at: list[Tensor], step: f
 def compared(space: Networks, template: Template, seed: int = 0) -> pd.DataFrame:
     """Each derivative of the joint objective beside its finite difference: columns kind, derivative, difference, error.
 
-    Errors are relative to the largest derivative of the same choice (or to a millionth of a point). Accuracies and logits are drawn at random here.
+    Errors are relative to the largest derivative of the same choice (or to a millionth of a point). Accuracies and
+    logits are drawn at random here.
     """
     stream = generator(seed, "dna", "check")
     found, objective = costs(space, template), Objective("edp", 3.0)

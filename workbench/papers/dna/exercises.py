@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from workbench.exercises import Exercise
-from workbench.papers.dna.method import disguised_loss
 
 TIMES = torch.tensor([3.0, 5.0, 2.0, 4.0])
 CHUNKS = torch.tensor([0, 1, 0, 1])
@@ -20,11 +19,6 @@ def pipeline(times: Tensor, chunks: Tensor) -> Tensor:
 def expected(table: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """The exact expectation of ``table[i, j]`` under independent choices."""
     return p @ table @ q
-
-
-def _slope(cost: float, p: Tensor) -> Tensor:
-    p = p.clone().requires_grad_()
-    return torch.autograd.grad(disguised_loss(torch.tensor(cost), list(p)), p)[0]
 
 
 EXERCISES = {
