@@ -47,8 +47,8 @@ def test_every_network_is_recorded_once_a_seed():
 
 
 def test_rows_are_measured_again():
-    """Sums round differently on another processor and beside other nets, so a training is another draw: within 4 points,
-    where networks span 11, and within 1.5 on average."""
+    """Sums round differently on another processor and beside other nets, so a training is another draw: within 4
+    points, where networks span 11, and within 1.5 on average."""
     designs = torch.tensor([(0, 3, 0, 3), (1, 1, 2, 1), (3, 3, 3, 3)])
     fresh = record.trained(designs, seed=2)
     table = load_table(record.NAME)
@@ -67,8 +67,9 @@ def test_a_search_never_reads_what_scores_it():
     changed = replace(table, test=table.test.clone())
     changed.test[1] += 5
     assert torch.equal(changed.of(1)[1], score)
-    names = [record.name(space.digits(), d) for d in space.digits().designs().tolist()]
-    row = load_table(record.NAME).query("seed == 3 and net == @names[77]").iloc[0]
+    rows = load_table(record.NAME)
+    net = record.name(space.digits(), space.digits().designs()[77].tolist())
+    row = rows[(rows["seed"] == 3) & (rows["net"] == net)].iloc[0]
     assert (float(table.val[3, 77]), float(table.test[3, 77])) == (row["val"], row["test"])
 
 

@@ -65,9 +65,9 @@ class Logits:
 
     @classmethod
     def start(
-        cls, slots: Sequence[int], rules: int, factors: Sequence[int], stream: torch.Generator, spread: float = 1e-3
+        cls, slots: Sequence[int], rules: int, factors: Sequence[int], stream: torch.Generator, spread: float = 1.0
     ) -> Logits:
-        """Near to uniform."""
+        """Normal with that ``spread``: some way from even odds, so that several starts end in several places."""
 
         def draw(n: int) -> Tensor:
             return (spread * torch.randn(n, generator=stream, dtype=torch.float64)).requires_grad_()

@@ -108,7 +108,7 @@ def co_search(
     half = len(order) // 2
     parts = [(images[0][rows], images[1][rows]) for rows in (order[:half], order[half : 2 * half])]
     net = Supernet(space, seed)
-    logits = Logits.start(space.choices, len(costs.cycles), factors, generator(seed, "dna", "logits"))
+    logits = Logits.start(space.choices, len(costs.cycles), factors, generator(seed, "dna", "logits"), 1e-3)
     each = half // plan.batch
     weights = torch.optim.SGD(net.parameters(), plan.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(weights, plan.epochs * each)

@@ -11,7 +11,7 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 
 from workbench import hardware
-from workbench.evidence import Result, means
+from workbench.evidence import Result, interval, means
 from workbench.figures import COLOURS, figure, save
 from workbench.papers.dna.accelerators import TEMPLATES, costs, itemised
 from workbench.papers.dna.checks import compared
@@ -61,17 +61,18 @@ def pairs(result: Result) -> Image:
         for arm, (x, y, colour, marker) in arms.items():
             style = {"color": COLOURS[colour], "marker": marker, "linestyle": "none", "markersize": 7, "alpha": 0.75}
             ax.plot(here[x], here[y], label=f"{arm} (one mark a table)", markeredgecolor="white", **style)
-            rows += [
-                {"template": template, "arm": arm, "seed": r["seed"], "fps": r[x], "accuracy": r[y]}
-                for _, r in here.iterrows()
-            ]
+            seen = interval(here[y].tolist())
+            rows.append(
+                {"template": template, "arm": arm, "fps": here[x].mean(), "accuracy": seen.mean}
+                | {"half": seen.half_width}
+            )
         ax.set_xscale("log")
         ticks = [t for t in (500, 1000, 2000, 3000, 5000, 10000) if own["fps"].min() <= t <= own["fps"].max()]
         ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
         ax.minorticks_off()
         ax.set(xlabel="frames per second", ylabel="test accuracy (%)")
     _legend(drawn, panels[0][1], 2)
-    return save(drawn, pd.DataFrame(rows), "pairs", result)
+    return save(drawn, pd.DataFrame(rows), "pairs", result, {"fps": None, "accuracy": "half", "half": None})
 
 
 def regret(result: Result) -> Image:
@@ -137,7 +138,7 @@ def macs(result: Result) -> Image:
         ax.text(0.04, 0.95, f"r = {r:.2f} (logarithms)", transform=ax.transAxes, va="top", fontsize=8)
         ax.set(xscale="log", yscale="log", xlabel="million MACs", ylabel="ms between two images")
     _legend(drawn, panels[0][1], 5)
-    return save(drawn, table.drop(columns="accuracy"), "macs", result)
+    return save(drawn, table.drop(columns="accuracy"), "macs", result, {"rule": None})  # ties
 
 
 def gradients(result: Result) -> Image:
