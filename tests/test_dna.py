@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -231,6 +232,28 @@ def test_every_derivative_is_what_differences_say(name):
     assert table["error"].max() < 1e-4
     assert table["derivative"].abs().max() > 0.1
     assert (table.groupby("kind")["derivative"].apply(lambda d: d.abs().max()) > 1e-3).all()
+
+
+def test_in_the_released_codes_space_nothing_is_enumerated_and_all_is_exact():
+    """22 slots of up to 9 operators: where every choice is decided the expectation is that design's cost, and a
+    derivative is what a difference says."""
+    whole, template = space.fbnet(), replace(TEMPLATES["asic"], arrays=((8, 8), (16, 16)), buffers=(64,))
+    assert whole.count > 1e20
+    found, stream = accelerators.costs(whole, template), generator("fbnet")
+    own = Logits.start(whole.choices, len(RULES), template.factors, stream, 1.0)
+    ms, uj = method.expected_costs(found, own)
+    (ms * uj).backward()
+    for x in (own.operators[5], own.operators[20], own.rule, own.chunks[1][0]):
+        (slope,) = checks.finite_differences(lambda: math.prod(method.expected_costs(found, own)), [x])
+        assert ((x.grad - slope).abs() / slope.abs().max()).max() < 1e-4
+    with torch.no_grad():
+        for x in own.all:
+            x[int(torch.randint(len(x), (1,), generator=stream))] = 60.0
+        design = method.derive(found, own)
+        ms, uj = method.expected_costs(found, own, 64.0)
+    exact = found.evaluate(torch.tensor([design.net]), torch.tensor([design.rule]), torch.tensor([design.chunks]))
+    assert float(uj) == pytest.approx(float(exact[1]), rel=1e-9)
+    assert float(exact[0]) <= float(ms) * (1 + 1e-9) <= float(exact[0]) * 2 ** (1 / 64) * (1 + 1e-6)
 
 
 def test_the_smooth_maximum_is_as_near_as_stated(priced):

@@ -55,7 +55,7 @@ def compared(space: Networks, template: Template, seed: int = 0) -> pd.DataFrame
                 "kind": kind,
                 "derivative": float(d),
                 "difference": float(s),
-                "error": float((d - s).abs() / s.abs().max()),
+                "error": float((d - s).abs() / slope.abs().max().clamp(min=1e-6)),
             }
             for d, s in zip(x.grad, slope, strict=True)
         ]
