@@ -171,6 +171,7 @@ def explore_regret(result: Result) -> Explorer:
     score = {"held out": "held_out", "as searched": "regret"}
     found = {label: means(own, keys, column).set_index(keys) for label, column in score.items()}
     questions, templates = tuple(parameters["questions"]), tuple(parameters["templates"])
+    objectives = tuple(table[table["questions"] > 0]["objective"].unique())
 
     def value(template: str, objective: str, scored: str, method: str, asked: int) -> float:
         column = score[scored]
@@ -188,7 +189,7 @@ def explore_regret(result: Result) -> Explorer:
         controls=[
             Slider("asked", "questions", questions, questions[-1]),
             Choice("template", "template", templates, templates[0], tuple(TEMPLATES[t].title for t in templates)),
-            Choice("objective", "objective", tuple(parameters["objectives"]), parameters["objectives"][0]),
+            Choice("objective", "objective", objectives, objectives[0]),
             Choice("scored", "regret", tuple(score), "held out"),
         ],
         scalars={

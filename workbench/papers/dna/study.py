@@ -167,15 +167,16 @@ def priced(template: str, width: int, size: int) -> tuple[Costs, Best]:
     return found, found.best(digits().designs())
 
 
-def searched(setting: Setting, seed: int, config: Any) -> list[dict[str, Any]]:
-    """Rows of all searches on one table: columns method, questions, search, and those of `Setting.row`.
+def searched(setting: Setting, seed: int, config: Any, sampling: bool) -> list[dict[str, Any]]:
+    """Rows of all searches on one table, or of all but the sampling ones: columns method, questions, search, and those
+    of `Setting.row`.
 
     ``questions`` is 0 for those that read the table as a whole.
     """
     rows = [{"method": m, "questions": 0, "search": 0} | setting.row(d) for m, d in setting.unlimited()]
     design, _ = setting.joint(seed, config.starts, config.steps, config.lr)
     rows.append({"method": JOINT, "questions": 0, "search": 0} | setting.row(design))
-    for method, run in METHODS.items():
+    for method, run in METHODS.items() if sampling else ():
         for questions in config.questions:
             for number in range(config.searches):
                 oracle = setting.oracle(questions)

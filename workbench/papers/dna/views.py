@@ -80,7 +80,7 @@ def regret(result: Result) -> Image:
     table = result.tables["searches"]
     own = mean_over_searches(table, ("template", "objective", "seed", "method", "questions"))
     table = means(own, ["template", "objective", "method", "questions"], "held_out")
-    objectives = result.parameters["objectives"][:2]
+    objectives = table[table["questions"] > 0]["objective"].unique()
     drawn, panels = _panels(result, 4.0, 6.2, rows=len(objectives))
     for template, axes in panels:
         for objective, ax in zip(objectives, axes, strict=True):
