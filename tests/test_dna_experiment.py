@@ -1,6 +1,7 @@
 """DNA's record, what is measured from it, and the ledger, on a tiny run."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,9 +19,15 @@ TINY = {"seeds": 2, "searches": 1, "questions": (8, 16), "objectives": ("edp 3",
 TINY |= {"epochs": 4, "templates": ("asic", "systolic")}
 
 
-@pytest.fixture(scope="module")
-def result():
+@cache
+def tiny():
+    """One run for all tests."""
     return run(Config.at("quick", **TINY))
+
+
+@pytest.fixture
+def result():
+    return tiny()
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from test_dna_experiment import TINY
+from test_dna_experiment import tiny
 
 from workbench.explorer import MAX_BYTES
 from workbench.figures import load
 from workbench.papers.dna import explorers, views
 from workbench.papers.dna.accelerators import RULES, TEMPLATES, costs
-from workbench.papers.dna.experiment import Config, run
 from workbench.papers.dna.study import workload
 
 FIGURES = ("pairs", "regret", "unlimited", "macs", "gradients", "supernet", "energy")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def result():
-    return run(Config.at("quick", **TINY))
+    return tiny()
 
 
 @pytest.mark.parametrize("name", FIGURES)

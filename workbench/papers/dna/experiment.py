@@ -107,6 +107,7 @@ class Config(papers.Config):
         for text in self.objectives:
             cost, _, weight = text.partition(" ")
             fine = cost in ("edp", "latency") and weight.replace(".", "", 1).isdigit()
+            fine = fine and Objective(cost, float(weight)).id == text
             self.require("objectives", fine, 'be like "edp 3" or "latency 6"')
         self.require("objectives", any(o.cost == "latency" for o in self.parsed()), "have one of latency among them")
         self.require(
