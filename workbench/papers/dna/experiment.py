@@ -267,7 +267,11 @@ def _supernet_claims(table: pd.DataFrame, config: Config) -> Iterator[tuple[Clai
     few = next(method for method in means["method"].unique() if "random" in method)
     for id, method, text in (
         ("network_first", "supernet, network first", "joint search is worth more than network first, equal updates"),
-        ("random", few, f"joint search is worth more than {few} with their best accelerators, equal training"),
+        (
+            "random",
+            few,
+            "joint search is worth more than random networks of equal training, on their best accelerators",
+        ),
     ):
         found = contrast(means, {"method": method}, {"method": "supernet, joint"}, "held_out")
         yield _claim(f"supernet.vs_{id}", f"{named}: {text}", above(), source=PAPER), found

@@ -231,7 +231,7 @@ def one_shot(setting: Setting, seed: int, config: Any) -> tuple[list[dict[str, A
     for number in range(config.searches):
         some = torch.randperm(len(setting.designs), generator=generator(seed, "dna", "few", number))[:count]
         chosen = int(some[setting.worth(setting.read)[some].argmax()])
-        rows.append({"method": f"{count} random networks"} | setting.row(setting.on_best(chosen)))
+        rows.append({"method": f"random, {count} trained"} | setting.row(setting.on_best(chosen)))
     return rows, kept
 
 

@@ -137,6 +137,10 @@ def macs(result: Result) -> Image:
         r = np.corrcoef(np.log(own["mmacs"]), np.log(own["ms"]))[0, 1]
         ax.text(0.04, 0.95, f"r = {r:.2f} (logarithms)", transform=ax.transAxes, va="top", fontsize=8)
         ax.set(xscale="log", yscale="log", xlabel="million MACs", ylabel="ms between two images")
+        ax.set_xticks([5, 10, 20, 40], ["5", "10", "20", "40"])
+        ticks = [t for t in (0.1, 0.2, 0.5, 1.0, 2.0) if own["ms"].min() * 0.9 <= t <= own["ms"].max() * 1.1]
+        ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        ax.minorticks_off()
     _legend(drawn, panels[0][1], 5)
     return save(drawn, table.drop(columns="accuracy"), "macs", result, {"rule": None})  # ties
 
