@@ -433,4 +433,4 @@ def test_expected_macs_are_the_mean(priced):
     mean = sum(
         math.prod(float(odds[s, o]) for s, o in enumerate(net)) * BIG.macs(net) for net in BIG.designs().tolist()
     )
-    assert 10 ** -float(gain) == pytest.approx(mean, rel=1e-9)
+    assert 10 ** -gain.item() == pytest.approx(mean, rel=1e-9)
