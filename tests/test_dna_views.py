@@ -70,8 +70,8 @@ def test_the_regret_explorer_reads_the_table(result):
     drawn = explorer(asked=8, template="systolic", objective="latency 6", scored="as searched")
     own = table.query("template == 'systolic' and objective == 'latency 6' and questions == 8")
     means = own.groupby("method")["regret"].mean()
-    assert drawn["Here"]["regret"].tolist() == pytest.approx([means[m] for m in views.STYLES], rel=1e-4)
-    assert drawn["Lowest regret here"]["search"] == means[list(views.STYLES)].idxmin()
+    assert drawn["Here"]["regret"].tolist() == pytest.approx([means[m] for m in explorers.ASKING], rel=1e-4)
+    assert drawn["Lowest regret here"]["search"] == means[list(explorers.ASKING)].idxmin()
 
 
 def test_explorers_are_light(result):

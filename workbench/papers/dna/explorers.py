@@ -20,7 +20,8 @@ from workbench.papers.dna.views import SHOWN, STYLES
 
 SIDES, BANDWIDTHS = (4, 8, 16, 32), (8, 16, 32, 64, 128)
 KINDS = ("conv3", "depthwise", "conv1", "head")
-PLACES = ("stem", "slot 1", "slot 2", "stride", "slot 3", "slot 4", "head")
+PLACES = ("stem", "slot 1", "slot 2", "stride", "slot 3", "slot 4, head")  # with what waits as many as colours
+ASKING = tuple(method for method in STYLES if method != "fixed network")
 
 
 def explore_roofline(result: Result) -> Explorer:
@@ -75,7 +76,7 @@ def explore_roofline(result: Result) -> Explorer:
         scalars={"bound": bound, "share": share},
         panels=[
             Shapes(
-                {"roof": ("line", roof)} | {kind: series(kind) for kind in KINDS},
+                {"roof": ("edges", roof)} | {kind: series(kind) for kind in KINDS},
                 "Roofline",
                 "log10 of MACs a byte of DRAM",
                 "log10 of MACs a cycle",
@@ -121,6 +122,7 @@ def explore_pipeline(result: Result) -> Explorer:
     def gantt(template: str, rule: str, net: str) -> dict[str, list[float]]:
         chunks, end = by_chunk(template, rule, net), slowest(template, rule, net)
         layers = found(template, rule, net)[0].drop_duplicates("layer")
+        layers = layers.assign(slot=layers["slot"].clip(upper=len(PLACES) - 1))
         spent = layers.groupby(["slot", "chunk"])["cycles"].sum() / 2e5
         pieces = {name: [float(spent.get((slot, c), 0.0)) for c in (0, 1)] for slot, name in enumerate(PLACES)}
         return pieces | {"waits": [end - float(chunk.sum()) for chunk in chunks]}
@@ -152,9 +154,9 @@ def explore_pipeline(result: Result) -> Explorer:
         },
         panels=[
             Bars(gantt, "Work and waiting", "ms an image", ("chunk 1", "chunk 2"),
-                 vlines={"bottleneck: {bottleneck}": "slowest"}),
+                 vlines={"bottleneck": "slowest"}),
             Counters("The fastest accelerator under this rule",
-                     {"frames a second": "{fps:,.0f}", "chunks busy": "{busy:.0f} %", "chunks": "{machines}"}),
+                     {"frames a second": "{fps:,.0f}", "bottleneck": "{bottleneck}", "chunks busy": "{busy:.0f} %"}),
             Bars(energy, "Energy of an image", "µJ", LEVELS),
         ],
         describe="{net} on the fastest {template} accelerator, rule {rule}: {bottleneck} is the bottleneck with "
@@ -178,10 +180,10 @@ def explore_regret(result: Result) -> Explorer:
         return float(found[scored].loc[(template, objective, method, asked), column])
 
     def lines(template: str, objective: str, scored: str) -> dict[str, NDArray]:
-        return {m: np.array([value(template, objective, scored, m, q) for q in questions]) for m in STYLES}
+        return {m: np.array([value(template, objective, scored, m, q) for q in questions]) for m in ASKING}
 
     def best(template: str, objective: str, scored: str, asked: int) -> str:
-        return min(STYLES, key=lambda m: value(template, objective, scored, m, asked))
+        return min(ASKING, key=lambda m: value(template, objective, scored, m, asked))
 
     return Explorer(
         "dna-regret",
@@ -202,9 +204,9 @@ def explore_regret(result: Result) -> Explorer:
                   hlines={"joint, true gradient": "joint", "enumerated optimum": "optimum"}, vlines={"here": "asked"}),
             Bars(
                 lambda template, objective, scored, asked: {
-                    "regret": [value(template, objective, scored, m, asked) for m in STYLES]
+                    "regret": [value(template, objective, scored, m, asked) for m in ASKING]
                 },
-                "Here", "points", tuple(STYLES),
+                "Here", "points", ASKING,
             ),
             Counters("Lowest regret here", {"search": "{best}", "joint, reads all": "{joint:.2f}"}),
         ],
