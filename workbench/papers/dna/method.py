@@ -97,26 +97,21 @@ def expected_costs(costs: Costs, logits: Logits, sharpness: float = SHARPNESS) -
 
     Both are conditioned on the limits: only configurations that fit (together, where there are two chunks) count.
     """
-    operators, rules = logits.probabilities(), logits.rule.softmax(-1)
     first, second = logits.configurations(0), logits.configurations(1)
-    pairs = first[:, None] * second * costs.pairs
-    pairs = pairs / pairs.sum()
-    alone = first * costs.alone
-    ms, uj = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for rule, probability in enumerate(rules):
-        used = [alone / alone.sum()] if rule == 0 else [pairs.sum(1), pairs.sum(0)]
-        cycles, energy = [], []
-        for chunk, configurations in enumerate(used):
-            for found, table, fixed in (
-                (cycles, costs.cycles, costs.fixed_cycles),
-                (energy, costs.energy, costs.fixed_energy),
-            ):
-                by_operator = table[rule, chunk] @ configurations
-                found.append((operators * by_operator).sum() + fixed[rule, chunk] @ configurations)
-        slowest = soft_maximum(torch.stack(cycles).clamp(min=1e-9).log(), sharpness).exp()
-        ms = ms + probability * slowest / costs.megahertz / 1e3
-        uj = uj + probability * sum(energy)
-    return ms, uj
+    fit = costs.pairs.double()
+    alone, two = first * costs.alone, torch.stack([first * (fit @ second), second * (first @ fit)])
+    one = torch.stack([alone / alone.sum(), torch.zeros_like(alone)])  # rule 0 has no second chunk
+    two = two / two[0].sum()  # what is left of each configuration's probability, among pairs that fit
+    used = torch.stack([one] + [two] * (len(costs.cycles) - 1))  # [rules, 2, configurations]
+
+    def expectation(table: Tensor, fixed: Tensor) -> Tensor:  # [rules, 2]
+        by_operator = (table @ used[:, :, None, :, None])[..., 0]
+        return (logits.probabilities() * by_operator).sum((-2, -1)) + (fixed * used).sum(-1)
+
+    cycles, rules = expectation(costs.cycles, costs.fixed_cycles), logits.rule.softmax(-1)
+    slowest = soft_maximum(cycles.clamp(min=1e-9).log(), sharpness).exp()
+    energy = expectation(costs.energy, costs.fixed_energy).sum(-1)
+    return rules @ slowest / costs.megahertz / 1e3, rules @ energy
 
 
 def expected_objective(
