@@ -83,7 +83,7 @@ class Config(papers.Config):
     lr: float = 0.2
     width: int = 4
     size: int = 4
-    epochs: int = 24
+    epochs: int = 16
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},

@@ -164,7 +164,7 @@ def search(
 def undecided(logits: Logits) -> float:
     """Mean entropy of the choices, as a share of that of even odds."""
     with torch.no_grad():
-        shares = [torch.distributions.Categorical(logits=x).entropy() / math.log(len(x)) for x in logits.all]
+        shares = [-(x.softmax(-1) * x.log_softmax(-1)).sum() / math.log(len(x)) for x in logits.all]
     return float(torch.stack(shares).mean())
 
 
