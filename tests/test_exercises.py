@@ -185,6 +185,17 @@ def returns_in_words(rewards, terminated, truncated, final, last, gamma):
     return found
 
 
+def frames_in_loops(times, chunks):
+    sums = {}
+    for time, chunk in zip(times.tolist(), chunks.tolist(), strict=True):
+        sums[chunk] = sums.get(chunk, 0.0) + time
+    return 1000 / max(sums.values())
+
+
+def expected_in_loops(table, p, q):
+    return sum(p[i] * q[j] * table[i, j] for i in range(len(p)) for j in range(len(q)))
+
+
 RIGHT = {
     "a2d.kl": [
         float(torch.nn.functional.kl_div(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.8, 0.2]), reduction="sum"))
@@ -208,6 +219,10 @@ RIGHT = {
     "fractrain.cp": [100 * (6 * 4 + 6 * 8 + 4 * 8) / (3 * 32**2)],
     "fractrain.stages": [stages_in_words],
     "fractrain.straight_through": [straight_through_by_autograd],
+    "dna.bottleneck": [1000 / max(3 + 2, 5 + 4)],
+    "dna.fps": [frames_in_loops],
+    "dna.expected": [expected_in_loops],
+    "dna.disguise": [7],
     "shiftaddnet.saving": [100 - 100 * (24 + 3 * 30) / 230],
     "shiftaddnet.to_shift": [shift_by_trying],
     "shiftaddnet.template_gradient": [template_gradient_in_loops],
@@ -249,6 +264,10 @@ WRONG = [  # written here, without the exercises' own functions
     ("agd.budget", lambda e, b: (float(e) / b - 1) ** 2, "logarithm"),
     ("adadeep.separable", 9.0, "depthwise part is missing"),
     ("adadeep.reward", lambda a, e, t, s, w: 0.7 * a + 0.3 * e + t + s, "slack within the budgets"),
+    ("dna.bottleneck", 1000 / (3 + 5 + 2 + 4), "one image after the other"),
+    ("dna.fps", lambda times, chunks: 1000 / sum(times.tolist()), "same time"),
+    ("dna.expected", lambda table, p, q: table.sum() / table.numel(), "p[i] q[j]"),
+    ("dna.disguise", 7 * 0.2, "cost times p"),
     ("shiftaddnet.saving", 100 * 114 / 230, "what is left"),
     (
         "shiftaddnet.to_shift",
