@@ -56,7 +56,7 @@ class Config(papers.Config):
     tasks: tuple[str, ...] = ("photographs 4", "digits paint")
     more_seeds: int = 2
     images: int = 1000
-    updates: int = 250
+    updates: int = 150
     batch: int = 8
     lr: float = 8e-3
     pretrain: int = 4
