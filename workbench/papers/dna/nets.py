@@ -135,10 +135,21 @@ def digits_split(images: int = 400) -> Split:
     return Split((x[:images], y[:images]), (x[rest[::2]], y[rest[::2]]), (x[rest[1::2]], y[rest[1::2]]))
 
 
+def place(net: nn.Module, x: Tensor) -> None:
+    """Move a network to where ``x`` is; on a GPU with channels last, where its convolutions are three times faster."""
+    if x.is_cuda:
+        net.to(x.device, memory_format=torch.channels_last)
+
+
+def half_precision(x: Tensor) -> torch.autocast:
+    """bfloat16 where ``x`` is on a GPU; on a processor nothing changes."""
+    return torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda)
+
+
 def accuracies(net: nn.Module, part: tuple[Tensor, Tensor]) -> Tensor:
     """Percent right of each net, ``[N]``."""
     net.eval()
-    with torch.no_grad():
+    with torch.no_grad(), half_precision(part[0]):
         right = [(net(x).argmax(-1) == y).double() for x, y in zip(part[0].split(256), part[1].split(256), strict=True)]
     return 100 * torch.cat(right, -1).mean(-1)
 
@@ -154,8 +165,24 @@ def batches(images: int, size: int, seed: int) -> Callable[[int], Tensor]:
     return rows
 
 
+Augment = Callable[[Tensor, int], Tensor]
+"""Images ``[B, c, H, W]`` and the step, to images."""
+
+
+def unchanged(x: Tensor, step: int) -> Tensor:
+    """No augmentation."""
+    return x
+
+
 def fit(
-    net: nn.Module, part: tuple[Tensor, Tensor], seed: int, epochs: int, batch: int, lr: float, decay: float = 5e-4
+    net: nn.Module,
+    part: tuple[Tensor, Tensor],
+    seed: int,
+    epochs: int,
+    batch: int,
+    lr: float,
+    decay: float = 5e-4,
+    augment: Augment = unchanged,
 ) -> None:
     """SGD with momentum, the learning rate falling along a cosine, in place."""
     x, y = part
@@ -167,7 +194,8 @@ def fit(
 
     def loss(step: int) -> Tensor:
         at = rows(step)
-        logits = net(x[at])
+        with half_precision(x):
+            logits = net(augment(x[at], step))
         every = F.cross_entropy(logits.flatten(0, 1), y[at].repeat(len(logits)), reduction="none")
         return every.view(len(logits), -1).mean(1)
 

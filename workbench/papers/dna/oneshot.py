@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from workbench.papers.dna.accelerators import Costs, Design
 from workbench.papers.dna.method import Logits, Objective, derive, expected_costs, undecided
-from workbench.papers.dna.nets import Operator, batches
+from workbench.papers.dna.nets import Augment, Operator, batches, half_precision, place, unchanged
 from workbench.papers.dna.space import Networks
 from workbench.supernet import Chosen, Mixed, Space, choose_hard, temperature
 from workbench.training import generator, steps
@@ -53,6 +53,7 @@ class Supernet(nn.Module):
 class Schedule:
     """How long and how fast: ``epochs`` over a half of the images, ``warm_up`` of them for the weights alone;
     Gumbel's temperature begins at ``tau`` and falls by ``cool`` an epoch; ``lr`` of weights, ``logit_lr`` of logits.
+    Weights learn along one path; the gradient of the logits sees the ``paths`` most probable operators (None: all).
     """
 
     epochs: int = 60
@@ -62,6 +63,7 @@ class Schedule:
     logit_lr: float = 0.05
     tau: float = 5.0
     cool: float = 0.95
+    paths: int | None = None
 
     def updates(self, images: int) -> int:
         """Network updates of a search, on the weights and on the logits together."""
@@ -98,6 +100,7 @@ def co_search(
     images: tuple[Tensor, Tensor],
     seed: int,
     schedule: Schedule | None = None,
+    augment: Augment = unchanged,
 ) -> tuple[Design, list[dict[str, float]]]:
     """Train a supernet and choose from it at once; the derived design and what happened by epoch.
 
@@ -108,6 +111,7 @@ def co_search(
     half = len(order) // 2
     parts = [(images[0][rows], images[1][rows]) for rows in (order[:half], order[half : 2 * half])]
     net = Supernet(space, seed)
+    place(net, images[0])
     logits = Logits.start(space.choices, len(costs.cycles), factors, generator(seed, "dna", "logits"), 1e-3)
     each = half // plan.batch
     weights = torch.optim.SGD(net.parameters(), plan.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -117,20 +121,23 @@ def co_search(
     for step in steps(plan.epochs * each, "supernet"):
         tau = temperature(step, plan.tau, plan.cool, each)
 
-        def forward(part: tuple[Tensor, Tensor], step: int = step, tau: float = tau) -> tuple[Tensor, Tensor]:
-            chosen = [choose_hard(x.float(), tau, chance) for x in logits.operators]
+        def forward(
+            part: tuple[Tensor, Tensor], choices: list[Tensor], paths: int | None, step: int = step, tau: float = tau
+        ) -> tuple[Tensor, Tensor]:
+            chosen = [choose_hard(x.float(), tau, chance, paths) for x in choices]
             at = rows(step)
-            return net(part[0][at], chosen), part[1][at]
+            with half_precision(part[0]):
+                return net(augment(part[0][at], step), chosen), part[1][at]
 
         weights.zero_grad()
-        F.cross_entropy(*forward(parts[0])).backward()
+        F.cross_entropy(*forward(parts[0], [x.detach() for x in logits.operators], 1)).backward()
         weights.step()
         falling.step()
         if step >= plan.warm_up * each:
             choices.zero_grad()
-            scores, y = forward(parts[1])
+            scores, y = forward(parts[1], logits.operators, plan.paths)
             right = 100 * scores.softmax(-1).gather(1, y[:, None]).mean()
-            (-(right.double() + gain(logits))).backward()
+            (-(right.cpu().double() + gain(logits))).backward()
             choices.step()
         if step % each == each - 1:
             history.append({"epoch": step // each, "entropy": undecided(logits), "tau": tau})
