@@ -13,7 +13,7 @@ from torch import nn
 
 from workbench import WorkbenchError, cost
 from workbench.dataflow import Layer
-from workbench.papers.dna import accelerators, baselines, checks, method, nets, oneshot, space
+from workbench.papers.dna import accelerators, baselines, checks, cifar10, method, nets, oneshot, space
 from workbench.papers.dna.accelerators import RULES, TEMPLATES, Costs, Design, chunk_of, itemised
 from workbench.papers.dna.method import Logits, Objective
 from workbench.training import generator
@@ -21,6 +21,7 @@ from workbench.training import generator
 SMALL = space.digits(4)
 BIG = space.digits().scaled(4, 4, 3)
 OBJECTIVE = Objective("edp", 3.0)
+RIVALS = [f"random {i + 1}" for i in range(cifar10.RANDOM)]
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +403,20 @@ def test_a_supernet_along_one_path_is_that_network():
     assert convs == 4
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_computing_one_path_gives_the_gradients_of_computing_all(seed):
+    """The others have the weight 0: nothing of them reaches the loss."""
+    x, gradients = torch.randn(5, 1, 8, 8, generator=generator("x")), []
+    for paths in (1, None):
+        net, draws = oneshot.Supernet(SMALL, 0), generator(seed)
+        chosen = [oneshot.choose_hard(torch.zeros(4), 2.0, draws, paths) for _ in SMALL.free]
+        net(x, chosen).square().sum().backward()
+        gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()])
+    for one, all_of_them in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, all_of_them)
+
+
 def test_co_search_moves_all_logits_and_halves_are_disjoint(priced, monkeypatch):
     seen = []
     plain = oneshot.Supernet.forward
@@ -424,6 +439,62 @@ def test_co_search_moves_all_logits_and_halves_are_disjoint(priced, monkeypatch)
     for x in starts[0].all:
         assert x.grad is not None
         assert x.detach().abs().max() > 0.02
+
+
+# --- CIFAR-10 ----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6))
+def test_every_image_is_moved_by_few_pixels_and_perhaps_mirrored(step):
+    x = torch.rand(3, 2, 5, 5, generator=generator("pixels"))
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
+    for image, moved in zip(padded, cifar10.shifted(x, step, most=2), strict=True):
+        windows = image.unfold(1, 5, 1).unfold(2, 5, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        assert any(torch.equal(w, moved) or torch.equal(w.flip(-1), moved) for w in windows)
+
+
+def test_an_arm_runs_from_search_to_row(monkeypatch):
+    images = torch.randn(80, 3, 32, 32, generator=generator("images"))
+    labels = torch.arange(80) % 10
+    parts = [(images[a:b], labels[a:b]) for a, b in ((0, 48), (48, 64), (64, 80))]
+    monkeypatch.setattr(cifar10, "split", lambda device: nets.Split(*parts))
+    monkeypatch.setattr(cifar10, "SEARCH", replace(cifar10.SEARCH, epochs=2, warm_up=1, batch=12))
+    monkeypatch.setattr(cifar10, "TRAINING", {"epochs": 1, "batch": 12, "lr": 0.1})
+    table, threads = accelerators.costs(cifar10.space(), cifar10.TEMPLATE), torch.get_num_threads()
+    for name, epochs in (("joint", 2), ("network first", 2), ("random 1", 0)):
+        row, course = cifar10.arm(name, 0, "cpu")
+        assert len(course) == epochs
+        assert 0 <= row["val"] <= 100
+        assert row["ms"] >= row["best_ms"] - 1e-12
+        assert (row["ms"] == row["best_ms"]) or name == "joint"
+        assert bool(table.allowed(torch.tensor([row["rule"]]), torch.tensor([[row["first"], row["second"]]])))
+    torch.set_num_threads(threads)
+
+
+def test_recorded_arms_cost_what_the_model_says():
+    found, whole = cifar10.recorded(), cifar10.space()
+    table = accelerators.costs(whole, cifar10.TEMPLATE)
+    assert found.groupby("seed")["arm"].apply(set).eq({"joint", "network first", *RIVALS}).all()
+    for row in found.to_dict("records"):
+        names = row["net"].split()
+        free = [whole.slots[at].operators.index(names[at - 1]) for at in whole.free]
+        at = torch.tensor([row["rule"]]), torch.tensor([[row["first"], row["second"]]])
+        ms, uj = table.evaluate(torch.tensor([free]), *at)
+        assert (float(ms), float(uj)) == pytest.approx((row["ms"], row["uj"]), rel=1e-9)
+        assert whole.macs(free) == pytest.approx(1e6 * row["mmacs"])
+        if row["arm"].startswith("random"):
+            drawn = cifar10.drawn(whole, table, row["seed"], int(row["arm"].split()[1]))
+            assert list(drawn.net) == free
+
+
+def test_the_best_of_the_random_networks_is_chosen_on_validation():
+    found = cifar10.recorded()
+    wide = cifar10.compared(found)
+    for seed, row in wide.iterrows():
+        own = found[(found["seed"] == seed) & found["arm"].isin(RIVALS)]
+        assert row["random, mean"] == pytest.approx(own["worth"].mean())
+        assert row["random, best of 4"] == own.sort_values("val_worth")["worth"].iloc[-1]
+        assert row["joint"] == found.query("seed == @seed and arm == 'joint'")["worth"].item()
 
 
 def test_expected_macs_are_the_mean(priced):

@@ -116,6 +116,7 @@ def test_tables_are_whole(result):
     assert set(result.tables["supernet"]["template"]) == {"asic"}
     assert len(result.tables["hardware"]) == 2 * 256
     assert len(result.tables["matched"]) == 2 * 2
+    assert len(result.tables["cifar10"]) == 3 * 6
 
 
 def test_the_ledger_has_every_kind_of_row(result):
@@ -125,6 +126,11 @@ def test_the_ledger_has_every_kind_of_row(result):
     assert rows["dna.gradient"]["verdict"] == rows["dna.disguised.slopes"]["verdict"] == REPRODUCED
     assert rows["dna.abstract.fps"]["published"] == 3.04
     assert rows["dna.autonba.fps"]["verdict"] == NOT_TESTABLE
+    worth = experiment.cifar10.compared(result.tables["cifar10"])
+    row = rows["dna.cifar10.vs_best_random"]
+    assert row["value"] == pytest.approx((worth["joint"] - worth["random, best of 4"]).mean())
+    arms = result.tables["cifar10"].pivot(index="seed", columns="arm", values="ms")
+    assert rows["dna.cifar10.fps"]["value"] == pytest.approx((arms["network first"] / arms["joint"]).mean())
     updates = 256 * 30 * 8 / (4 * (2 * 4 - 1))
     assert rows["dna.abstract.search_time"]["value"] == pytest.approx(updates)
     own = result.tables["searches"].query("template == 'systolic' and objective == 'edp 3' and questions == 16")

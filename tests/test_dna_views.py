@@ -11,7 +11,7 @@ from workbench.papers.dna import explorers, views
 from workbench.papers.dna.accelerators import RULES, TEMPLATES, costs
 from workbench.papers.dna.study import workload
 
-FIGURES = ("pairs", "regret", "unlimited", "macs", "gradients", "supernet", "energy")
+FIGURES = ("pairs", "regret", "unlimited", "macs", "gradients", "supernet", "fbnet", "energy")
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def explore_search(result: Result | None = None) -> Explorer:
         "a2d-search" if result else "a2d-search-full",
         "What does the search decide, and when?",
         controls=[
-            Slider("percent", "of the search", percents, percents[-1], "{:.0f} %"),
+            Slider("percent", "of the search", percents, percents[len(percents) // 2], "{:.0f} %"),
             Choice("arm", "search", SEARCHES, DISTILLED),
         ],
         scalars={
@@ -180,7 +180,7 @@ def explore_sizes(result: Result | None = None) -> Explorer:
         "a2d-sizes" if result else "a2d-sizes-full",
         "Which size of agent suits a budget?",
         controls=[
-            Slider("percent", "budget", percents, 100, "{} %"),
+            Slider("percent", "budget", percents, 20, "{} %"),
             Choice("budget", "budget of", tuple(most), "environment steps"),
         ],
         scalars={

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
@@ -30,7 +31,7 @@ from workbench.papers.dna.method import Objective
 from workbench.papers.dna.nets import Split, Stacked, accuracies, fit, place
 from workbench.papers.dna.oneshot import Schedule, co_search, hardware_gain, macs_gain
 from workbench.papers.dna.space import Networks, fbnet
-from workbench.recorded import save_table
+from workbench.recorded import load_table, save_table
 from workbench.training import generator
 
 NAME = "dna/cifar10"
@@ -130,3 +131,21 @@ def record(seeds: Sequence[int] = SEEDS, jobs: int = 8) -> None:
     table, where = pd.DataFrame(rows), f"workbench record dna, on one {torch.cuda.get_device_name()}"
     save_table(NAME, table, where, seeds[0])
     save_table(f"{NAME}_course", pd.DataFrame([h for course in courses for h in course]), where, seeds[0])
+
+
+def recorded() -> pd.DataFrame:
+    """The recorded arms, and what they are worth by validation and by test, in points: ``val_worth``, ``worth``."""
+    table = load_table(NAME)
+    for column, part in (("val_worth", "val"), ("worth", "test")):
+        table[column] = table[part] - OBJECTIVE.weight * np.log10(table["ms"])
+    return table
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """By seed, ``worth`` of joint, network first, the random networks' mean, and the best of them on validation."""
+    rivals = table[table["arm"].str.startswith("random")]
+    best = rivals.loc[rivals.groupby("seed")["val_worth"].idxmax()]
+    wide = table.pivot(index="seed", columns="arm", values="worth")[["joint", "network first"]]
+    wide["random, mean"] = rivals.groupby("seed")["worth"].mean()
+    wide["random, best of 4"] = best.set_index("seed")["worth"]
+    return wide

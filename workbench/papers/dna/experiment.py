@@ -37,6 +37,7 @@ from workbench.evidence import (
     not_worse,
     published,
 )
+from workbench.papers.dna import cifar10
 from workbench.papers.dna.accelerators import RULES, TEMPLATES
 from workbench.papers.dna.checks import compared, slopes
 from workbench.papers.dna.method import Objective
@@ -56,6 +57,7 @@ from workbench.papers.dna.study import (
     searched,
     workload,
 )
+from workbench.recorded import load_table
 
 MARGIN = 0.5
 """Points that "as good as" may miss; fixed before the runs."""
@@ -280,6 +282,32 @@ def _supernet_claims(table: pd.DataFrame, config: Config) -> Iterator[tuple[Clai
     yield _claim("supernet.gap", text, not_worse(1.0)), interval((-joint).tolist())
 
 
+def _cifar10_claims(table: pd.DataFrame) -> Iterator[tuple[Claim, Interval]]:
+    """The recorded runs in the FBNet-like space; fixed before them."""
+    worth, named = cifar10.compared(table), f"CIFAR-10, {TEMPLATES['fpga'].title}, {cifar10.OBJECTIVE.id}, supernet"
+    for id, other in (
+        ("network_first", "network first"),
+        ("random", "random, mean"),
+        ("best_random", "random, best of 4"),
+    ):
+        yield (
+            _claim(f"cifar10.vs_{id}", f"{named}: the joint search's pair is worth more than {other}, trained alike",
+                   above(), source=PAPER),
+            interval((worth["joint"] - worth[other]).tolist()),
+        )  # fmt: skip
+    arms = table.pivot(index="seed", columns="arm", values=["ms", "test"])
+    yield (
+        _claim("cifar10.fps", f"{named}: the joint search's pair has more frames per second than network first",
+               above(1.0), "x", PAPER),
+        interval((arms["ms"]["network first"] / arms["ms"]["joint"]).tolist()),
+    )  # fmt: skip
+    yield (
+        _claim("cifar10.accuracy", f"{named}: the joint search's pair is more accurate than network first", above(),
+               source=PAPER),
+        interval((arms["test"]["joint"] - arms["test"]["network first"]).tolist()),
+    )  # fmt: skip
+
+
 def _published_rows(matched_table: pd.DataFrame, config: Config) -> Iterator[dict[str, Any]]:
     """The abstract's numbers beside ours; what needs ImageNet and ten accelerators is not testable here."""
     table, main = published("dna"), matched_table[matched_table["template"] == config.templates[-1]].sort_values("seed")
@@ -322,12 +350,14 @@ def run(config: Config) -> Result:
     tables["generic"] = pd.DataFrame(generic_rows(found, config))
     tables["hardware"] = _hardware(found, config)
     tables["slopes"] = pd.DataFrame(slopes(config.seed))
+    tables["cifar10"], tables["cifar10_course"] = cifar10.recorded(), load_table(f"{cifar10.NAME}_course")
     checked = pd.concat([compared(workload(config.width, config.size), TEMPLATES[t]) for t in config.templates])
     claims = [
         *_search_claims(tables["searches"], config),
         *_matched_claims(tables["matched"]),
         *_generic_claims(tables["generic"], config),
         *_supernet_claims(tables["supernet"], config),
+        *_cifar10_claims(tables["cifar10"]),
     ]
     rows = [claim.row(evidence, config.scale) for claim, evidence in claims]
     rows += list(_published_rows(tables["matched"], config))

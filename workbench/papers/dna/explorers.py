@@ -189,7 +189,7 @@ def explore_regret(result: Result) -> Explorer:
         "dna-regret",
         "How good is a search, and at how many questions?",
         controls=[
-            Slider("asked", "questions", questions, questions[-1]),
+            Slider("asked", "questions", questions, questions[0]),
             Choice("template", "template", templates, templates[0], tuple(TEMPLATES[t].title for t in templates)),
             Choice("objective", "objective", objectives, objectives[0]),
             Choice("scored", "regret", tuple(score), "held out"),

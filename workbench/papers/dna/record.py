@@ -1,4 +1,5 @@
-"""All 256 networks of the small space, trained: the accuracy side of every search. `workbench record dna` repeats it.
+"""All 256 networks of the small space, trained: the accuracy side of every search. `workbench record dna` repeats it,
+and where there is a GPU also the runs of `cifar10`.
 
 Six training seeds. A search reads the validation accuracies of one seed, and is scored by the test accuracies of the
 others, on images that no search has seen: neither one lucky training nor one lucky image can be exploited.
@@ -14,6 +15,7 @@ import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
+from workbench.papers.dna import cifar10
 from workbench.papers.dna.nets import Split, Stacked, accuracies, digits_split, fit
 from workbench.papers.dna.space import Networks, digits
 from workbench.recorded import save_table
@@ -53,10 +55,14 @@ def updates(images: int) -> int:
 
 
 def record() -> None:
-    """Train them all and save the table."""
+    """Train them all and save the table; on a GPU, the FBNet-like space's runs, too."""
     parts = [(part, seed) for seed in SEEDS for part in digits().designs().split(TOGETHER)]
     tables = Parallel(n_jobs=2)(delayed(_alone)(*part) for part in parts)
     save_table(NAME, pd.concat(tables, ignore_index=True), "workbench record dna", SEEDS[0])
+    if torch.cuda.is_available():
+        cifar10.record()
+    else:
+        print("no GPU here: data/recorded/dna/cifar10.csv stays as it is")
 
 
 def _alone(designs: Tensor, seed: int) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from workbench import hardware
 from workbench.evidence import Result, interval, means
 from workbench.figures import COLOURS, figure, save
+from workbench.papers.dna import cifar10
 from workbench.papers.dna.accelerators import TEMPLATES, costs, itemised
 from workbench.papers.dna.checks import compared
 from workbench.papers.dna.study import JOINT, OPTIMUM, SEQUENTIAL, mean_over_searches, workload
@@ -180,6 +181,31 @@ def supernet(result: Result) -> Image:
         right.plot(rows["epoch"], rows["entropy"], color=COLOURS["blue"], linewidth=1, alpha=0.6)
     right.set(xlabel="epoch", ylabel="entropy of the choices", ylim=(0, 1.05))
     return save(drawn, table, "supernet", result, {"held_out": "half", "half": None})
+
+
+def fbnet(result: Result) -> Image:
+    """The recorded runs in the FBNet-like space: accuracy and speed of every arm, and how the searches decided."""
+    table = result.tables["cifar10"].assign(fps=lambda t: 1e3 / t["ms"])
+    drawn, (left, right) = figure(8.4, 3.4, ncols=2, width_ratios=(1.3, 1))
+    kinds = table["arm"].str.replace(r" \d", "", regex=True)
+    for name in ("joint", "network first", "random"):
+        colour, marker, line = STYLES.get(name, ("blue", "o", "-"))
+        rows = table[kinds == name]
+        style = {"color": COLOURS[colour], "marker": marker, "linestyle": "none"}
+        left.plot(rows["fps"], rows["test"], label=f"{name} ({len(rows)})", **style)
+        own = result.tables["cifar10_course"].query("arm == @name")
+        for _, course in own.groupby("seed"):
+            right.plot(course["epoch"], course["entropy"], color=COLOURS[colour], linestyle=line, linewidth=1)
+    fps = np.geomspace(table["fps"].min(), table["fps"].max(), 50)
+    best = float(table["worth"].max())
+    equal = best - cifar10.OBJECTIVE.weight * np.log10(fps / 1e3)
+    left.plot(fps, equal, color="0.6", linewidth=1, label="worth as much as the best")
+    left.set(xscale="log", xlabel="frames per second", ylabel="test accuracy (%)")
+    left.set_xticks([300, 500, 1000, 2000], ["300", "500", "1,000", "2,000"])
+    left.minorticks_off()
+    left.legend(fontsize=8)
+    right.set(xlabel="epoch of the search", ylabel="entropy of the choices", ylim=(0, 1.05))
+    return save(drawn, table, "fbnet", result)
 
 
 def energy(result: Result) -> Image:
