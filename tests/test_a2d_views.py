@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from common import saved
 from test_a2d_experiment import tiny
 
 from workbench.explorer import MAX_BYTES
@@ -20,11 +21,7 @@ def result():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_saved_with_its_table(name, result, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
-    assert getattr(views, name)(result).data
-    table, meta = load(tmp_path / "a2d" / f"{name}.csv")
-    assert len(table)
-    assert meta["parameters"]["paper"] == "a2d"
+    table, _ = saved(getattr(views, name), result, tmp_path, monkeypatch)
     if name == "sizes":
         own = result.tables["sizes"].query("agent == '4 + 8' and reading == 'equal steps'")["return"].mean()
         drawn = table.query("agent == '4 + 8' and reading == 'equal steps'")["return"].iloc[0]
@@ -46,7 +43,7 @@ def test_what_a_last_bit_may_flip_is_not_compared(result, tmp_path, monkeypatch)
 def test_the_search_explorer_reads_the_history(result):
     explorer, table = explorers.explore_search(result), result.tables["probabilities"]
     for arm in SEARCHES:
-        drawn = explorer(arm=arm)
+        drawn = explorer(arm=arm, percent=100.0)
         last = table[(table["arm"] == arm) & (table["share"] == 1)]
         expected = last[last["choice"] == "cell 1"]["probability"].to_numpy()
         np.testing.assert_allclose(drawn["Operators"][0], expected, rtol=1e-6)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from common import saved
 from test_cpt_experiment import TINY
 
 from workbench.evidence import published
 from workbench.explorer import MAX_BYTES
-from workbench.figures import load
 from workbench.papers.cpt import method, views
 from workbench.papers.cpt.experiment import Config, run
 
@@ -21,11 +21,7 @@ def result():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_saved_with_its_table(name, result, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
-    assert getattr(views, name)(result).data
-    table, meta = load(tmp_path / "cpt" / f"{name}.csv")
-    assert len(table)
-    assert meta["parameters"]["paper"] == "cpt"
+    table, _ = saved(getattr(views, name), result, tmp_path, monkeypatch)
     if name == "contrasts":
         row = table[(table["setting"] == "licence") & (table["arm"] == "CPT")].iloc[0]
         ledger = {r["id"]: r for r in result.rows}["cpt.licence.loss_vs_static8"]

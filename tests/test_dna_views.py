@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from common import saved
 from test_dna_experiment import tiny
 
 from workbench.explorer import MAX_BYTES
-from workbench.figures import load
 from workbench.papers.dna import explorers, views
 from workbench.papers.dna.accelerators import RULES, TEMPLATES, costs
 from workbench.papers.dna.study import workload
@@ -21,11 +21,7 @@ def result():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_saved_with_its_table(name, result, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
-    assert getattr(views, name)(result).data
-    table, meta = load(tmp_path / "dna" / f"{name}.csv")
-    assert len(table)
-    assert meta["parameters"]["paper"] == "dna"
+    table, _ = saved(getattr(views, name), result, tmp_path, monkeypatch)
     if name == "regret":
         row = table.query("template == 'asic' and objective == 'edp 3' and method == 'random' and questions == 16")
         own = result.tables["searches"]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from common import saved
 
 from workbench import hardware
 from workbench.accelerator import generic
 from workbench.evidence import Result
-from workbench.figures import load
 from workbench.nets import GCN, Features, Pattern
 from workbench.papers.cpt import published as cpt
 from workbench.papers.cpt.method import cyclic
@@ -18,10 +18,8 @@ from workbench.papers.spline import views as spline_views
 from workbench.resnets import cifar_resnet
 
 
-def saved(view, tmp_path, monkeypatch, **parameters):
-    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
-    assert view(Result({}, [], parameters, "none")).data
-    return load(tmp_path / parameters["paper"] / "energy.csv")[0]
+def energies(view, tmp_path, monkeypatch, **parameters):
+    return saved(view, Result({}, [], parameters, "none"), tmp_path, monkeypatch)[0]
 
 
 def test_cpts_mean_is_the_mean_over_its_steps(monkeypatch):
@@ -84,10 +82,12 @@ def test_a_gcn_of_the_workbench_has_the_same_layers_when_it_runs():
 
 
 def test_gebts_and_splines_figures(tmp_path, monkeypatch):
-    table = saved(gebt_views.energy, tmp_path, monkeypatch, paper="gebt").groupby("arm")["pj"].sum()
+    table = energies(gebt_views.energy, tmp_path, monkeypatch, paper="gebt").groupby("arm")["pj"].sum()
     assert table["cora, dense"] > table["cora, ticket"]
     images = ("digits 16-16-32 8", "cifar10 8-32-64 15")
-    table = saved(spline_views.energy, tmp_path, monkeypatch, paper="spline", images=images, image_ratios=(0.5, 0.75))
+    table = energies(
+        spline_views.energy, tmp_path, monkeypatch, paper="spline", images=images, image_ratios=(0.5, 0.75)
+    )
     for data in ("digits", "cifar10"):
         total = table[table["arm"].str.startswith(data)].groupby("arm", sort=False)["pj"].sum()
         dense, half, quarter = total

@@ -3,11 +3,11 @@
 import math
 from functools import cache
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import in_this_process
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,11 +35,7 @@ POWERS = ShiftQ2d | ShiftPS2d
 @cache
 def tiny():
     """One small run in this process, which the tests of the figures share."""
-    threads = torch.get_num_threads()
-    with joblib.parallel_config("sequential"):
-        result = run(CONFIG)
-    torch.set_num_threads(threads)
-    return result
+    return in_this_process(run, CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import saved
 from test_shiftaddnet_experiment import tiny
 
 from workbench.explorer import MAX_BYTES
-from workbench.figures import load
 from workbench.hardware import unit_energy
 from workbench.papers.shiftaddnet import energy, explorers, views
 from workbench.papers.shiftaddnet.experiment import FULL, MODES
@@ -90,10 +90,7 @@ KEYS += ("phase", "platform", "format", "level")
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_figure_is_saved_with_the_results_numbers(name, result, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
-    assert getattr(views, name)(result).data
-    table, meta = load(tmp_path / "shiftaddnet" / f"{name}.csv")
-    assert meta["parameters"]["paper"] == "shiftaddnet"
+    table, tolerance = saved(getattr(views, name), result, tmp_path, monkeypatch)
     for ending in ("png", "svg"):
         assert (tmp_path / "shiftaddnet" / f"{name}.{ending}").stat().st_size > 1000
     expected = EXPECTED[name](result)
@@ -109,7 +106,7 @@ def test_a_figure_is_saved_with_the_results_numbers(name, result, tmp_path, monk
             assert both[column].tolist() == theirs.tolist()
         else:
             np.testing.assert_allclose(both[column], theirs, rtol=1e-5, atol=1e-5)
-    for column, allowed in meta["tolerance"].items():
+    for column, allowed in tolerance.items():
         assert allowed is None or allowed == "half"
         assert column in table
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from common import saved
 from test_smartdeal_experiment import TINY
 
 from workbench.explorer import MAX_BYTES
-from workbench.figures import load
 from workbench.papers.smartdeal import explorers, published, views
 from workbench.papers.smartdeal.decompose import alternate
 from workbench.papers.smartdeal.experiment import OURS, Config, run
@@ -23,11 +23,7 @@ def result():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_saved_with_its_table(name, result, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
-    assert getattr(views, name)(result).data
-    table, meta = load(tmp_path / "smartdeal" / f"{name}.csv")
-    assert len(table)
-    assert meta["parameters"]["paper"] == "smartdeal"
+    table, _ = saved(getattr(views, name), result, tmp_path, monkeypatch)
     if name == "contrasts":
         row = table[(table["level"] == "0.5") & (table["against"] == "uniform 3 bit")].iloc[0]
         ledger = {r["id"]: r for r in result.rows}[f"smartdeal.{row['setting']}.0.5.vs_uniform_3_bit"]

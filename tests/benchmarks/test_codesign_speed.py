@@ -3,9 +3,8 @@
 Times are printed and stored with the benchmark, never asserted: they differ from machine to machine.
 """
 
-import time
-
 import torch
+from timing import seconds
 
 from workbench.papers.dna import accelerators, method, study
 from workbench.papers.dna.accelerators import RULES, TEMPLATES, Design
@@ -13,16 +12,6 @@ from workbench.papers.dna.method import Logits, Objective
 from workbench.training import generator
 
 DRAWN = 1 << 14
-
-
-def seconds(function, repeats=5):
-    """The shortest of some runs."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 def test_design_points_a_second(benchmark):

@@ -11,6 +11,7 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
+from timing import seconds
 
 from workbench.papers.smartdeal.decompose import alternate, to_blocks
 
@@ -56,16 +57,6 @@ def products(blocks):
         _ = columns @ columns.mT, columns @ columns.mT, square @ square, square @ columns
 
 
-def seconds(function, *arguments):
-    """The processor's, the shortest of three."""
-    times = []
-    for _ in range(3):
-        begin = time.process_time()
-        function(*arguments)
-        times.append(time.process_time() - begin)
-    return min(times)
-
-
 @pytest.mark.parametrize(("filters", "channels"), [(64, 64), (256, 64)])
 def test_all_blocks_at_once_beside_a_loop(benchmark, filters, channels):
     weight = 0.05 * torch.randn(
@@ -77,9 +68,9 @@ def test_all_blocks_at_once_beside_a_loop(benchmark, filters, channels):
     if not benchmark.stats:  # run as a test, without timing
         return
     ours, theirs, limit = (
-        seconds(at_once, blocks),
-        seconds(loop, blocks.numpy()),
-        seconds(products, blocks),
+        seconds(lambda: at_once(blocks), 3, time.process_time),
+        seconds(lambda: loop(blocks.numpy()), 3, time.process_time),
+        seconds(lambda: products(blocks), 3, time.process_time),
     )
     report = {"loop_s": theirs, "ours_s": ours, "ratio": theirs / ours, "products_s": limit, "of_limit": ours / limit}
     benchmark.extra_info.update(report)

@@ -4,10 +4,10 @@ Times are printed and stored with the benchmark, never asserted: they differ fro
 """
 
 import random
-import time
 
 import pytest
 import torch
+from timing import seconds
 
 from workbench.accelerator import evaluate, generic
 from workbench.dataflow import Layer
@@ -15,16 +15,6 @@ from workbench.hardware import DATAFLOWS, mapping
 
 LAYER = Layer("conv3", N=4, K=384, C=256, Y=13, X=13, R=3, S=3)
 POINTS = 1 << 14  # a block that stays in the cache; more points are more blocks
-
-
-def seconds(function, repeats=5):
-    """The shortest of some runs."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 def design_points(n):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timing import seconds
 from torch import nn
 
 from workbench.papers.spline.partition import partition
@@ -23,16 +24,6 @@ def mlp(*widths):
 
 def box(radius):
     return radius * np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
-
-
-def seconds(function, repeats=3):
-    """The shortest of some runs."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 def missed_by_pixels(net, found, radius, n=400):
