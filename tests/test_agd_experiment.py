@@ -262,7 +262,7 @@ def test_random_designs_enter_the_figures_as_mean_and_best(result):
 def test_search_explorer_shows_the_probabilities_of_the_trace(result):
     shown = explorers.explore_search(result)
     trace = result.extra["trace"][TASKS[1].id]
-    last = shown(task=TASKS[1].id)
+    last = shown(task=TASKS[1].id, step=len(trace.operators))
     layers = TASKS[1].skeleton.layers
     np.testing.assert_allclose(last["Operators"][:layers], trace.operators[-1].numpy(), rtol=1e-6)
     np.testing.assert_allclose(last["Widths"][:layers], trace.widths[-1].numpy(), rtol=1e-6)
