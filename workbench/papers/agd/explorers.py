@@ -96,7 +96,7 @@ def explore_search(result: Result) -> Explorer:
     return Explorer(
         "agd-search",
         "What does the search come to like?",
-        controls=[_choice(result), Slider("step", "moment of the search", tuple(range(1, shown + 1)), (shown + 1) // 2)],
+        controls=[_choice(result), Slider("step", "moment of the search", range(1, shown + 1), (shown + 1) // 2)],
         scalars={
             "expected": lambda task, step: share(traces[task].expected, task, step),
             "argmax": lambda task, step: share(traces[task].argmax, task, step),
