@@ -32,7 +32,7 @@ def check(module, found, x):
     assert [part.weights for part in found] == [leaf.weight.numel() for leaf in leaves(module)]
     assert counted["forward"].sum() == sum(part.macs for part in found)
     for part, leaf in zip(found, leaves(module), strict=True):
-        _, weight = leaf.operands(x)
+        _, weight, _ = leaf.operands(x)
         assert int((weight != 0).sum()) <= part.nonzero
         assert leaf.bits == part.bits
         assert (leaf.mask is not None) == (part.nonzero < part.weights)
@@ -129,13 +129,29 @@ def test_pruning_keeps_the_largest_and_rounding_is_to_the_nearest():
     module = transform(dense, "prune", x)
     kept = dense.weight.detach().abs()[module.mask]
     assert kept.min() >= dense.weight.detach().abs()[~module.mask].max()
-    _, weight = transform(dense, "bits4", x).operands(x)
     step = dense.weight.detach().abs().amax(1, keepdim=True) / 7
     grid = step * torch.arange(-7, 8)
     nearest = (dense.weight.detach()[:, :, None] - grid[:, None]).abs().amin(-1)
-    torch.testing.assert_close((weight - dense.weight).abs(), nearest, atol=1e-6, rtol=0)
-    _, deep = transform(dense, "deep", x).operands(x)
+    _, weight, _ = transform(dense, "bits4", x).operands(x)
+    torch.testing.assert_close((step * weight - dense.weight).abs(), nearest, atol=1e-6, rtol=0)
+    _, deep, _ = transform(dense, "deep", x).operands(x)
     assert ((deep != 0) <= module.mask).all()
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.parametrize(("technique", "bits"), [("bits8", 8), ("bits4", 4), ("deep", 4)])
+def test_a_rounded_layer_multiplies_integers_and_answers_as_rounded_numbers_would(kind, technique, bits):
+    layer, x = layer_of(Shape(kind, 20, 10, 3 if kind == "conv" else 1, 5 if kind == "conv" else 1))
+    x, module = F.relu(x), transform(layer, technique, x)
+    levels, weight, _ = (t.detach() for t in module.operands(x))
+    for whole, top in ((levels, 255), (weight, 2 ** (bits - 1) - 1)):
+        assert torch.equal(whole, whole.round())
+        assert float(whole.abs().max()) == top
+    kept = layer.weight.detach() if module.mask is None else layer.weight.detach() * module.mask
+    step = kept.flatten(1).abs().amax(1).clamp(min=1e-9).view(-1, *[1] * (kept.ndim - 1)) / (2 ** (bits - 1) - 1)
+    known = (x * 255 / x.max()).round() * x.max() / 255, (kept / step).round() * step
+    known = F.conv2d(*known, padding=1) if kind == "conv" else F.linear(*known, layer.bias)
+    torch.testing.assert_close(module(x), known, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("technique", ["prune", "bits4", "deep"])
@@ -148,7 +164,7 @@ def test_zeros_stay_zero_and_gradients_pass_the_rounding(technique):
         optimiser.zero_grad()
         module(x).square().mean().backward()
         optimiser.step()
-    _, weight = module.operands(x)
+    _, weight, _ = module.operands(x)
     assert (module.weight.detach() != before).any()
     if module.mask is not None:
         assert (weight[~module.mask] == 0).all()
@@ -167,6 +183,22 @@ def test_fitted_modules_answer_better_than_fresh_ones(technique):
     residual = (module(x) - conv(x))[:, -last.out_channels :]
     torch.autograd.backward(residual.square().sum())
     assert last.weight.grad.abs().max() < 0.05 * residual.square().sum() / last.weight.abs().max(), "least squares"
+
+
+@pytest.mark.parametrize("technique", ["fire", "mlpconv"])
+def test_the_sign_of_a_singular_vector_does_not_matter(technique, monkeypatch):
+    """Libraries differ in it."""
+    torch.manual_seed(6)
+    conv, x = Conv(8, 24, 3), F.relu(torch.randn(10, 8, 6, 6))
+    before = transform(conv, technique, x)(x)
+    svd = torch.linalg.svd
+
+    def other(*args, **options):
+        u, s, v = svd(*args, **options)
+        return torch.return_types.linalg_svd((-u, s, -v))
+
+    monkeypatch.setattr(torch.linalg, "svd", other)
+    torch.testing.assert_close(transform(conv, technique, x)(x), before)
 
 
 # --- designs ---------------------------------------------------------------------------------------------------

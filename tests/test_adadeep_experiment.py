@@ -10,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib import parallel_config
+from typer.testing import CliRunner
 
-from workbench import WorkbenchError, data, recorded
+from workbench import WorkbenchError, cli, data, recorded
 from workbench.evidence import CONTRADICTED, NOT_SEEN, PARTLY, REPRODUCED, Interval
 from workbench.evidence import published as printed
 from workbench.papers.adadeep import experiment, measure, method, published, record, search, study
@@ -169,7 +171,7 @@ def test_a_choice_never_sees_the_seed_it_is_reported_on(recorded_study):
 
 
 def test_what_is_reported_is_the_test_of_that_seed(recorded_study):
-    chosen = torch.tensor([3, 140, 293, 70, 210][: len(record.SEEDS)])
+    chosen = torch.tensor([3, 140, 566, 70, 410][: len(record.SEEDS)])
     gain = recorded_study.gain(chosen)
     demand = PERSONAS["clinic"]
     value = recorded_study.rescored(demand, chosen)
@@ -187,20 +189,21 @@ def test_what_is_reported_is_the_test_of_that_seed(recorded_study):
 
 
 def test_families_hold_what_they_say():
-    assert len(DESIGNS) == len(set(DESIGNS)) == np.prod(CHOICES) == 294
+    assert len(DESIGNS) == len(set(DESIGNS)) == np.prod(CHOICES) == 567
     single = [DESIGNS[i] for i in study.SINGLE]
     assert ("bits4",) * 3 in single
     assert ("deep",) * 3 in single
     assert ("none", "none", "gap") in single
-    assert ("none", "none", "prune") in single
+    assert ("prune",) * 3 in single
+    assert ("bits8",) * 3 in single
     assert ("fire", "fire", "none") in single
-    assert len(single) == len(set(single)) == 9
+    assert len(single) == len(set(single)) == 10
     subset = {DESIGNS[i] for i in study.SUBSET}
     assert set(single) <= subset
     assert ("none", "bits4", "none") in subset
     assert all(len(set(design) - {"none"}) <= 1 for design in subset)
-    # None; svd, bits4, deep in three places; separable, fire, mlpconv in two; prune and gap in one.
-    assert len(subset) == 1 + 3 * 7 + 3 * 3 + 2 * 1
+    # None; svd, prune, bits8, bits4, deep in three places; separable, fire, mlpconv in two; gap in one.
+    assert len(subset) == 1 + 5 * 7 + 3 * 3 + 1
 
 
 # --- agents ----------------------------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ def walk_of(rewards, used=None):
 
 def test_designs_are_numbered_as_the_table_is():
     walk = walk_of(torch.zeros(1, len(DESIGNS)))
-    for at in (0, 1, 6, 7, 150, 293):
+    for at in (0, 1, 6, 7, 150, 566):
         actions = [space.index(technique) for space, technique in zip(SPACES, DESIGNS[at], strict=True)]
         assert int(walk.design(torch.tensor(actions))) == at
 
@@ -269,7 +272,7 @@ def test_the_state_tells_what_is_left_of_the_budgets():
     walk = study.walk(torch.zeros(2, len(DESIGNS)), [PERSONAS["camera"], PERSONAS["drone"]])
     assert not torch.equal(walk.left[0], walk.left[1])
     spread = torch.tensor(costs(LAYERS, DESIGNS, SPACES, platform("sparse")))
-    for design in ((0, 0, 0), (4, 2, 5), (6, 5, 3)):
+    for design in ((0, 0, 0), (4, 2, 5), (8, 5, 6)):
         left = walk.left[1] - sum(walk.used[layer][1, action] for layer, action in enumerate(design))
         at = int(walk.design(torch.tensor(design)))
         share = spread[at] / spread[NONE]
@@ -336,29 +339,45 @@ def test_validation_and_test_share_no_digit_with_training():
     assert (whole == np.bincount(data.digits().y, minlength=10)).all(), "each digit in one part"
 
 
-def test_three_random_rows_are_measured_again_within_half_a_point():
+@pytest.mark.parametrize("number", range(3))
+def test_a_random_row_is_measured_again_within_half_a_point(number):
+    """As it is, and from weights changed in the fourteenth digit, as sums on another processor would change them."""
     found = record.designs()
-    rows = found.iloc[torch.randperm(len(found), generator=generator("three rows"))[:3].tolist()]
-    apart = []
-    for row in rows.itertuples():
-        again = measure.measure(
-            record.network(row.seed), Split.draw(row.seed), row.seed, (row.conv2, row.conv3, row.fc)
-        )
-        weights = np.array([len(Split.draw(row.seed).val_x), len(Split.draw(row.seed).test_x)])
-        off = np.array([again["val"] - row.val, again["test"] - row.test])
-        apart.append(abs(float(off @ weights / weights.sum())))
-        assert abs(again["test"] - row.test) < 1.5
-    assert np.mean(apart) <= 0.5, f"points apart: {apart}"
+    row = found.iloc[int(torch.randint(len(found), (), generator=generator("three rows", number)))]
+    split, net = Split.draw(row.seed), record.network(row.seed)
+    for change in (0.0, 1e-14):
+        for weight in net.parameters():
+            noise = torch.randn(weight.shape, dtype=torch.float64, generator=generator("rounding"))
+            weight.data *= 1 + change * noise
+        again = measure.measure(net, split, row.seed, (row.conv2, row.conv3, row.fc))
+        assert abs(again["val"] - row.val) <= 0.5
+        assert abs(again["test"] - row.test) <= 0.5
 
 
 def test_the_recorded_network_is_what_training_gives():
-    split = Split.draw(1)
-    net = measure.trained(1, split)
-    known = record.network(1)
-    again, recorded_one = (measure.accuracy(n, split.test_x, split.test_y) for n in (net, known))
-    assert abs(again - recorded_one) < 1.5
-    moved = max(float((a - b).detach().abs().max()) for a, b in zip(net.parameters(), known.parameters(), strict=True))
-    assert moved < 0.5
+    net, known = measure.trained(1, Split.draw(1)), record.network(1)
+    for a, b in zip(net.parameters(), known.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def test_the_command_records_what_can_be_measured_again(tmp_path, monkeypatch):
+    """A long run made short: one seed, two designs, little training; threads, for they see what is changed here."""
+    few = [("none", "none", "none"), ("none", "fire", "bits4")]
+    for module, changes in (
+        (recorded, {"FOLDER": tmp_path}),
+        (record, {"SEEDS": range(1), "SPACES": (("none",),), "DESIGNS": few}),
+        (measure, {"EPOCHS": 2, "TUNING": 1}),
+    ):
+        for name, value in changes.items():
+            monkeypatch.setattr(module, name, value)
+    with parallel_config(backend="threading"):
+        ended = CliRunner().invoke(cli.app, ["record", "adadeep"])
+    assert ended.exit_code == 0, ended.output
+    found = record.designs()
+    assert list(zip(found.conv2, found.conv3, found.fc, strict=True)) == few
+    again = measure.measure(record.network(0), Split.draw(0), 0, few[1])
+    assert again == found.iloc[1].to_dict()
+    assert recorded.provenance("adadeep/nets")["command"] == record.COMMAND
 
 
 def test_a_damaged_record_is_refused(monkeypatch):
@@ -460,8 +479,8 @@ def test_a_factor_up_to_is_reached_by_the_interval_by_the_mean_or_not():
     [
         ({"seed": 99}, "seed must be one that is recorded, 0 to"),
         ({"seed": 1, "seeds": 99}, "seeds must end at seed"),
-        ({"evaluations": 1}, "evaluations must lie between 2 and 294"),
-        ({"evaluations": 295}, "evaluations must"),
+        ({"evaluations": 1}, "evaluations must lie between 2 and 567"),
+        ({"evaluations": 568}, "evaluations must"),
         ({"repetitions": 0}, "repetitions must"),
         ({"again": 0}, "again must"),
         ({"margin": 0.0}, "margin must be positive"),

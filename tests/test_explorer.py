@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from workbench import WorkbenchError
-from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Picture, Shapes, Slider, page
+from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Parallel, Picture, Shapes, Slider, page
 
 RATIOS, ETAS, UNITS = (0.1, 0.2, 0.3), (0.05, 0.5), ("relative", "edges")
 EPOCHS = np.arange(12)
@@ -124,6 +124,22 @@ def one_panel(panel, describe="{a}", values=(1, 2, 3), **more):
     return Explorer("one", "One", [Slider("a", "a", values, values[0])], [panel], describe, **more)
 
 
+ROWS = np.array([[0, 1.0, 10], [1, 2, 100], [0, 4, 1000]])
+
+
+def parallel(**more):
+    """Three rows on three axes; control a, 1 to 3, is how many of them are within, and the last of these is best."""
+    parts = {
+        "rows": lambda: ROWS,
+        "within": lambda a: [(-np.inf, np.inf), (0, ROWS[a - 1, 1]), (-np.inf, np.inf)],
+        "best": lambda a: [a - 1, a - 2 if a > 1 else np.nan],
+    }
+    axes = {"kind": ("cat", "dog"), "size": (0, 5), "cost": (1, 10000)}
+    return Parallel(
+        **(parts | more), title="P", x_label="", names=("out", "in", "next", "best"), axes=axes, log=("cost",)
+    )
+
+
 @pytest.mark.parametrize("state", states())
 def test_payload_holds_what_the_functions_return_in_every_state(state):
     ratio, unit = state["ratio"], state["unit"]
@@ -201,6 +217,13 @@ def test_a_picture_is_packed_as_it_is_in_grey_and_in_colour(shape):
     assert tuple(spec["panels"][0]["values"]["shape"]) == shape
 
 
+def test_parallel_coordinates_are_packed_as_they_are():
+    shown = one_panel(parallel())(a=2)["P"]
+    np.testing.assert_array_equal(shown["rows"], ROWS)
+    np.testing.assert_array_equal(shown["within"], [(-np.inf, np.inf), (0, 2), (-np.inf, np.inf)])
+    np.testing.assert_array_equal(shown["best"], [1, 0])
+
+
 def test_a_series_that_no_control_changes_is_packed_once():
     calls = []
 
@@ -265,6 +288,8 @@ def test_what_was_not_swept_is_refused_by_naming_what_was(asked, message):
             lambda: one_panel(Heatmap(lambda a: [[a]], "P", "", "", "", cells=lambda a: [0, 0])),
             "P: cells: every state must return [n, 2]",
         ),
+        (lambda: one_panel(parallel(rows=lambda: [[0, 1]])), "P: rows must be [n, axes] for 3 axes, not [1, 2]"),
+        (lambda: one_panel(parallel(best=lambda: 0)), "P: best must be [k] for 3 axes, not []"),
         (lambda: one_panel(Counters("P", {"c": "{b}"})), "valid: a"),
         (
             lambda: one_panel(Counters("P", {"c": "{s:.1f}"}), scalars={"s": lambda a: math.nan}),

@@ -18,7 +18,20 @@ import matplotlib.image
 import nbformat
 import numpy as np
 import pytest
-from test_explorer import ETAS, POINTS, RATIOS, UNITS, distance, one_panel, pair, pairwise, regions, sample, wall
+from test_explorer import (
+    ETAS,
+    POINTS,
+    RATIOS,
+    UNITS,
+    distance,
+    one_panel,
+    pair,
+    pairwise,
+    parallel,
+    regions,
+    sample,
+    wall,
+)
 
 from workbench.explorer import Picture, page
 
@@ -227,6 +240,39 @@ def test_outlined_cells_are_seen_and_no_others(tab, exported, eta):
     beside = seen(tab, 0, ends, [(column - 0.53, row) for row, column in cells])
     assert [cell for cell, colour in zip(cells, beside, strict=True) if colour.max() < 10] == pair(eta)
     assert seen(tab, 0, ends, [(column, row) for row, column in pair(eta)]).max(axis=1).min() > 50, "not filled"
+
+
+def test_parallel_coordinates_tell_what_is_within_and_what_is_best(browser, tmp_path):
+    file = tmp_path / "parallel.html"
+    file.write_text(page("Parallel", "", one_panel(parallel())), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 900, "height": 700}, device_scale_factor=2)
+    heights = np.linspace(0.05, 0.95, 901)
+    for a, kinds in ((1, ("best", "out", "out")), (2, ("next", "best", "out")), (3, ("in", "next", "best"))):
+        tab.goto(f"{file.as_uri()}#one.a={a}")
+        tab.reload()
+        between = seen(tab, 0, ((-0.25, 2.5), (0, 1)), [(1.5, y) for y in heights])
+        left = np.full(len(heights), True)
+        # Size of 5 and the logarithm of cost of 10,000: rows in the middle between these two axes.
+        for kind, y in zip(kinds, ((0.2 + 0.25) / 2, (0.4 + 0.5) / 2, (0.8 + 0.75) / 2), strict=True):
+            near = np.abs(heights - y) < 0.02
+            left &= ~near
+            red, green, blue = line = between[near][between[near].sum(1).argmin()]
+            if kind == "out":
+                assert 180 < line.mean() < 250
+                assert np.ptp(line) < 12
+            elif kind == "best":
+                assert line.max() < 40
+            else:
+                assert (red > blue + 80) if kind == "next" else (blue > red + 80), (a, line)
+                assert green < 235
+        assert (between[left] > 250).all(), "three lines and nothing else"
+        names = tab.locator("figure li").all_inner_texts()
+        assert names == ["out", "in", "next", "best"]
+    labels = tab.locator(".explorer-plot svg text").all_text_contents()
+    assert {"kind", "size", "cost", "cat", "dog"} <= set(labels)
+    tab.locator(".explorer-plot > canvas").hover(position={"x": 60, "y": 280})
+    expect(tab.locator(".explorer-plot output")).to_have_text("kind: cat")
+    tab.close()
 
 
 def test_arrow_keys_move_picture_and_text(tab, exported):

@@ -5,8 +5,9 @@
 // A new kind of panel is one entry in KINDS: draw(ctx, p) paints the data in canvas pixels and may return
 // SVG for what follows the page's colours; hover(p, px, py) says what lies under the pointer; swatch(ctx, i,
 // series) paints series i for the legend, or returns it as SVG; optional: height(panel), down (the first row on
-// top), and for a picture, which has no grid, aspect(panel, ends): width to height, or 0 to fill the room. `p` offers
-// x and y (value -> pixel, and back by .invert), z (ends of the colours), box, panel, read(block), say(template).
+// top), wide (over all columns), arranged(p): called when x, y or the box changed, and for a picture, which has no grid,
+// aspect(panel, ends): width to height, or 0 to fill the room. `p` offers x and y (value -> pixel, and back by .invert),
+// z (ends of the colours), box, panel, read(block), say(template).
 
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"]; // Okabe-Ito
 const DASHES = [[], [8, 4], [2, 3], [9, 3, 2, 3], [14, 4], [5, 2], [1, 4]];
@@ -31,6 +32,7 @@ const STYLE = `
 .explorer-panels, .explorer-controls { display: grid; gap: 4px 20px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)) }
 .explorer figure { margin: 0; min-width: 0; display: grid; grid-row: span 3; grid-template-rows: subgrid; row-gap: 0 }
+.explorer figure.wide { grid-column: 1 / -1 }
 .explorer-plot { grid-row: 3; align-self: start }
 .explorer-counters { grid-row: 2 / 4; align-content: start }
 .explorer figcaption { font-weight: 600 }
@@ -177,6 +179,12 @@ const STYLES = {
 };
 const SAMPLES = { fill: [0, 0, 30, 0, 30, 12, 0, 12], edges: [0, 6, 30, 6], line: [0, 6, 30, 6], points: [15, 6] };
 
+// Lines of parallel coordinates: all, those within the bounds, the next best, and the best.
+const pen = (colour, width) => (ctx, path) => {
+  ctx.strokeStyle = colour; ctx.lineWidth = width; ctx.lineJoin = "round"; ctx.stroke(new Path2D(path));
+};
+const PENS = [pen("#80808048", 0.75), pen("#0072B2", 0.75), pen("#D55E00", 2), (_, path) => bold(path)];
+
 const KINDS = {
   heatmap: {
     aspect: ({ values: { shape: [rows, columns] } }) => Number(rows === columns),
@@ -311,6 +319,44 @@ const KINDS = {
     },
     swatch: (ctx, _, [, style, i]) => STYLES[style](ctx, i % COLOURS.length, SAMPLES[style]),
   },
+
+  parallel: {
+    wide: true,
+    arranged(p) {
+      const { top, bottom } = p.box;
+      p.scales = p.panel.axes.map((axis) => scale(axis, p.read(axis.limits), bottom, top));
+      p.labels = p.scales.flatMap((y, k) => y.ticks(p.panel.axes[k].names ? 14 : 36)
+        .map(([v, text]) => write(p.x(k) + 5, y(v) + 4, text, "start", "note"))).join("");
+      p.under = null;
+    },
+    draw(ctx, p) {
+      const [rows, within, best] = ["rows", "within", "best"].map((part) => p.read(p.panel[part])), n = p.scales.length;
+      const all = Array.from({ length: rows.length / n }, (_, row) => row);
+      const kept = (row) => p.scales.every((_, k) =>
+        rows[row * n + k] >= within[2 * k] && rows[row * n + k] <= within[2 * k + 1]);
+      const corners = (row) => p.scales.map((y, k) => `${p.x(k)},${y(rows[row * n + k])}`);
+      const path = (some) => some.map((row) => `M${corners(row).join("L")}`).join("");
+      const [first, ...next] = [...best].filter((row) => row === row), { width, height } = ctx.canvas;
+      if (p.under?.rows !== rows.byteOffset || p.under.canvas.width !== width) { // the grey ones: once for each block
+        const under = new OffscreenCanvas(width, height).getContext("2d");
+        under.setTransform(ctx.getTransform());
+        PENS[0](under, path(all));
+        p.under = { rows: rows.byteOffset, canvas: under.canvas };
+      }
+      ctx.save(); ctx.resetTransform(); ctx.drawImage(p.under.canvas, 0, 0); ctx.restore();
+      PENS[1](ctx, path(all.filter(kept)));
+      PENS[2](ctx, path(next));
+      const ends = p.scales.flatMap((y, k) => [within[2 * k], within[2 * k + 1]].filter(y.shows)
+        .map((v) => `M${p.x(k) - 8},${y(v)}h16`));
+      const line = first === undefined ? "" : PENS[3](ctx, path([first]));
+      return `${line}<path class="bold" d="${ends.join("")}"/>${p.labels}`;
+    },
+    hover(p, px, py) {
+      const k = Math.min(Math.max(Math.round(p.x.invert(px)), 0), p.scales.length - 1), y = p.scales[k];
+      return `${p.panel.x.names[k]}: ${y.text(y.invert(py))}`;
+    },
+    swatch: (ctx, i) => PENS[i](ctx, i < 2 ? "M0,3H30M0,6H30M0,9H30" : "M0,6H30"),
+  },
 };
 
 const write = (x, y, text, anchor, kind = "") =>
@@ -331,6 +377,7 @@ function counters(panel, figure, { say }) {
 // Any other panel: a canvas for the data, and over it SVG for what follows the page's colours.
 function plot(panel, figure, reader, watch) {
   const kind = KINDS[panel.kind], p = { panel, ...reader };
+  if (kind.wide) figure.classList.add("wide");
   const legend = make("ul", figure);
   panel.series?.forEach((one, i) => {
     const item = make("li", legend), swatch = make("canvas", item, { width: 60, height: 24, "aria-hidden": "true" });
@@ -384,6 +431,7 @@ function plot(panel, figure, reader, watch) {
       out += upright(right + 80, (top + bottom) / 2, labels.z);
     }
     axes.innerHTML = out;
+    kind.arranged?.(p);
   }
   function markers() {
     const { left, right, top, bottom } = p.box;

@@ -27,8 +27,8 @@ markers and of counters, and `describe`, are templates in Python's format langua
 
 As the last expression of a cell an explorer shows itself live in JupyterLab, or as an offline page where
 WORKBENCH_HOST=page. `explorer(ratio=0.2)` returns what is drawn. `page` writes a document of exported ones.
-The kinds of panel: Heatmap, Lines, Bars, Shapes (areas, paths and points of a plane), Picture, Counters. A new kind is
-a class with `title`, `functions` and `pack` here and an entry in KINDS in explorer.js.
+The kinds of panel: Heatmap, Lines, Bars, Shapes (areas, paths and points of a plane), Parallel (coordinates), Picture,
+Counters. A new kind is a class with `title`, `functions` and `pack` here and an entry in KINDS in explorer.js.
 """
 
 import base64
@@ -269,6 +269,62 @@ class Shapes:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """Parallel coordinates over the whole width: `rows` returns [n, axes], and each row is a line from axis to axis.
+
+    within: a function to [axes, 2], the low and the high end that a row must keep to on each axis (-inf and inf where
+    there is none): rows that do are coloured, the others grey. best: a function to numbers of rows, the best first and
+    NaN where there are fewer; the first stands out most. names: what the legend calls grey rows, coloured ones, the
+    next best and the best.
+
+    axes: {label: (low, high) of a scale, or names of the values 0, 1, ...}; log: labels of the logarithmic ones.
+    """
+
+    rows: Callable[..., Any]
+    within: Callable[..., Any]
+    best: Callable[..., Any]
+    title: str
+    x_label: str
+    names: tuple[str, str, str, str]
+    axes: Mapping[str, Sequence[Any]]
+    log: Sequence[str] = ()
+
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """What is swept for this panel."""
+        return [self.rows, self.within, self.best]
+
+    def pack(self, sweep: "_Sweep") -> dict:
+        """The panel as explorer.js reads it."""
+        count = len(self.axes)
+
+        def swept(function: Callable[..., Any], wanted: str, *shape: int) -> dict:  # 0: any length
+            depends, found = sweep.run(self.title, function, lambda rows: np.array(rows, np.float32))
+            array = np.stack(found)
+            seen = array.shape[1:]
+            if len(seen) != len(shape) or any(n not in (0, m) for n, m in zip(shape, seen, strict=True)):
+                raise WorkbenchError(f"{self.title}: {wanted} for {count} axes, not {list(seen)}")
+            return sweep.block(depends, array)
+
+        def axis(label: str, ends: Sequence[Any]) -> dict:
+            names = list(ends) if isinstance(ends[0], str) else None
+            return sweep.axis(label, (-0.5, len(names) - 0.5) if names else ends, names, label in self.log)
+
+        return {
+            "kind": "parallel",
+            "x": sweep.axis(self.x_label, (-0.25, count - 0.5), list(self.axes)),
+            "y": sweep.axis("", (0, 1), [""]),
+            "axes": [axis(label, ends) for label, ends in self.axes.items()],
+            "series": [[name] for name in self.names],
+            "rows": swept(self.rows, "rows must be [n, axes]", 0, count),
+            "within": swept(self.within, "within must be [axes, 2]", count, 2),
+            "best": swept(self.best, "best must be [k]", 0),
+            "vlines": [],
+            "hlines": [],
+        }
+
+
+@dataclass(frozen=True)
 class Picture:
     """A photograph, one square a pixel: `function` returns [rows, columns, 3] (red, green, blue) or [rows, columns]
     (grey), the first row on top, from 0 to 1; what lies beyond is cut off there.
@@ -323,7 +379,7 @@ class Explorer:
     name: str
     title: str
     controls: Sequence[Slider | Choice]
-    panels: Sequence[Heatmap | Lines | Bars | Shapes | Picture | Counters]
+    panels: Sequence[Heatmap | Lines | Bars | Shapes | Parallel | Picture | Counters]
     describe: str
     scalars: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
@@ -345,8 +401,9 @@ class Explorer:
         """What is drawn where the controls are as chosen; the others stay where they start.
 
         Returns {panel's title: heat-map [rows, columns] or picture [rows, columns, 3], {series: y, [y, low, high] or,
-        of shapes, [n, 2]} or {counter: text}}, float32 arrays read from the payload that the pages draw, the outlined
-        cells [n, 2] of a heat-map under "title: cells", and "text", the text alternative.
+        of shapes, [n, 2]}, {"rows", "within", "best"} of parallel coordinates or {counter: text}}, float32 arrays read
+        from the payload that the pages draw, the outlined cells [n, 2] of a heat-map under "title: cells", and "text",
+        the text alternative.
         """
         known = {control.name: control for control in self.controls}
         for name in chosen:
@@ -375,6 +432,8 @@ class Explorer:
                 drawn[panel["title"]] = {label: say(template) for label, template in panel["counters"]}
             elif panel["kind"] == "shapes":
                 drawn[panel["title"]] = {name: path(block) for name, _, _, block in panel["series"]}
+            elif panel["kind"] == "parallel":
+                drawn[panel["title"]] = {part: read(panel[part]) for part in ("rows", "within", "best")}
             elif "series" in panel:
                 names, rows = zip(*panel["series"], strict=True)
                 parts = np.split(read(panel["values"]), np.cumsum(rows)[:-1])

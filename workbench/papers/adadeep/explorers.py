@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.evidence import Result
-from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Shapes, Slider
+from workbench.explorer import Bars, Choice, Counters, Explorer, Heatmap, Lines, Parallel, Slider
 from workbench.papers.adadeep import method
 from workbench.papers.adadeep.measure import DESIGNS, SPACES
 from workbench.papers.adadeep.method import Demand
-from workbench.papers.adadeep.platforms import part_cost, platform, platforms
+from workbench.papers.adadeep.platforms import RESOURCES, part_cost, platform, platforms
 from workbench.papers.adadeep.study import NONE, PERSONAS, Study
 from workbench.papers.adadeep.techniques import CONV, FC, Shape, parts
 from workbench.papers.adadeep.views import TECHNIQUES
@@ -27,15 +27,15 @@ BUDGETS = (0.1, 0.2, 0.5, 1.0)
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PLATFORMS = ("stm32f7", "tx2", "eyeriss", "sparse")
 RANKED = 5
-AXES = ("accuracy", "latency", "energy", "storage")
 SHORT = ("conv 2", "conv 3", "linear")
 
 
 def explore_demand(result: Result) -> Explorer:
     """Four sliders and a platform, ranking all measured designs."""
     study: Study = result.extra["study"]
-    # One table of all seeds: accuracies relative to each seed's uncompressed network, their mean.
-    lost = (study.val - study.val[:, [NONE]]).mean(0)
+    # One table of all seeds: accuracies relative to each seed's uncompressed network, their mean. An image is 0.04
+    # points of it: rounded, so that a design right on a floor is on it in the browser's float32, too.
+    lost = (study.val - study.val[:, [NONE]]).mean(0).round(decimals=4)
 
     @cache
     def of(loss: float, latency: float, storage: float, key: str) -> method.Terms:
@@ -51,32 +51,31 @@ def explore_demand(result: Result) -> Explorer:
         return order[terms.feasible[order]]
 
     @cache
-    def places(platform: str) -> NDArray:
-        """Latency in per cent of the uncompressed network's, and points of accuracy lost."""
-        spread = study.costs(platform)
-        return torch.stack([100 * spread[:, 0] / spread[NONE, 0], lost], 1).numpy()
-
-    def ticks(platform: str) -> NDArray:
-        """Every design as a short stroke."""
-        at, width = places(platform), np.array([0.8, 0.0])
-        return np.stack([at - width, at + width, np.full_like(at, np.nan)], 1).reshape(-1, 2)
-
-    def feasible(loss: float, latency: float, storage: float, platform: str) -> NDArray:
-        return places(platform)[of(loss, latency, storage, platform).feasible.numpy()]
-
-    def first(loss: float, latency: float, storage: float, energy: float, platform: str) -> NDArray:
-        at = places(platform)[ranking(loss, latency, storage, energy, platform)[:1]]
-        ring = np.linspace(0, 2 * np.pi, 13)[:, None]
-        return np.concatenate([p + np.hstack([2.5 * np.cos(ring), 0.6 * np.sin(ring)]) for p in at] or [at])
-
     def shares(platform: str) -> Tensor:
+        """Points of accuracy; latency, energy, storage in per cent of the uncompressed network's ``[D, 4]``."""
         spread = study.costs(platform)
-        return torch.cat([1 + lost[:, None] / 20, spread / spread[NONE]], 1)
+        return torch.cat([lost[:, None], 100 * spread / spread[NONE]], 1)
 
-    def ranked(loss: float, latency: float, storage: float, energy: float, platform: str) -> dict[str, NDArray]:
-        order, rows = ranking(loss, latency, storage, energy, platform), np.full((RANKED, len(AXES)), np.nan)
-        rows[: len(order)] = shares(platform)[order].numpy()
-        return {f"{place + 1}.": 100 * row for place, row in enumerate(rows)}
+    spaces = [space[::-1] for space in SPACES]  # the first technique on top
+    techniques = [[space.index(t) for space, t in zip(spaces, design, strict=True)] for design in DESIGNS]
+
+    def rows(platform: str) -> NDArray:
+        return np.hstack([techniques, shares(platform).numpy()])
+
+    def within(loss: float, latency: float, storage: float) -> NDArray:
+        ends = np.full((len(SPACES) + 4, 2), (-np.inf, np.inf))
+        ends[-4, 0], ends[-3, 1], ends[-1, 1] = -loss, 100 * latency, 100 * storage
+        return ends
+
+    def ranked(loss: float, latency: float, storage: float, energy: float, platform: str) -> NDArray:
+        order, found = ranking(loss, latency, storage, energy, platform), np.full(RANKED, np.nan)
+        found[: len(order)] = order
+        return found
+
+    every = np.concatenate([shares(key).numpy() for key in PLATFORMS])
+    low, high = every.min(0), every.max(0)
+    scales = {"accuracy": (low[0] - 1, high[0] + 1)}
+    scales |= {resource: (0.9 * low[at], 1.1 * high[at]) for at, resource in enumerate(RESOURCES, start=1)}
 
     def chosen(loss: float, latency: float, storage: float, energy: float, platform: str) -> NDArray:
         """1 where the best design has a technique, 0 where it could have; NaN where the layer cannot."""
@@ -93,8 +92,7 @@ def explore_demand(result: Result) -> Explorer:
     def number(column: int) -> object:
         def value(loss: float, latency: float, storage: float, energy: float, platform: str) -> float:
             best = ranking(loss, latency, storage, energy, platform)[:1]
-            wanted = torch.cat([lost[:, None], 100 * shares(platform)[:, 1:]], 1)[best, column]
-            return float(wanted[0]) if len(best) else float("nan")
+            return round(float(shares(platform)[best[0], column]), 1) + 0.0 if len(best) else float("nan")  # no -0
 
         return value
 
@@ -115,8 +113,6 @@ def explore_demand(result: Result) -> Explorer:
             "time": number(1),
             "joules": number(2),
             "bytes": number(3),
-            "floor": lambda loss: -loss,
-            "deadline": lambda latency: 100 * latency,
         },
         panels=[
             Counters(
@@ -125,15 +121,12 @@ def explore_demand(result: Result) -> Explorer:
                  "accuracy": "{points:+.1f|-}", "latency": "{time:.0f|-} %", "energy": "{joules:.0f|-} %",
                  "storage": "{bytes:.0f|-} %"},
             ),
-            Shapes(
-                {"all designs": ("edges", ticks), "feasible": ("points", feasible), "best": ("line", first)},
-                "All designs: what is feasible stands out", "latency (% of uncompressed)", "points of accuracy",
-                limits=((0, 130), (-25, 3)),
-            ),
             Heatmap(chosen, "Technique by layer", "layer", "technique", "chosen", x=SHORT, y=TECHNIQUES[::-1],
                     limits=(0, 1)),
-            Lines(ranked, "The five best, side by side", "accuracy: 20 points are the whole height",
-                  "% of uncompressed", x=AXES, limits=(0, 110)),
+            Parallel(rows, within, ranked, "All measured designs, a line each",
+                     "accuracy in points above the uncompressed network, costs in % of it",
+                     ("misses the demand", "meets it", "next four", "best"),
+                     dict(zip(SHORT, spaces, strict=True)) | scales, log=RESOURCES),
         ],
         describe="On {platform}, at most {loss} points lost, latency at most {latency} and storage at most {storage} "
         "of the uncompressed network's, energy weighs {energy}: feasible are {count} designs. Best: {best}, with "

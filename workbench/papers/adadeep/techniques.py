@@ -6,14 +6,15 @@ bits of a design are known before anything is built. Names of the paper's famili
 - ``svd`` (C1, W1): the best product of two thinner layers, by singular values;
 - ``separable`` (C2): a depthwise and a 1x1 convolution; the best rank-1 fit of each input channel's filters;
 - ``prune`` (C3, W3): the largest weights, a mask of one bit a weight says which;
-- ``bits8``, ``bits4``: weights on a symmetric grid a filter, inputs in 8 bits, both rounded in the forward pass;
+- ``bits8``, ``bits4``: weights on a symmetric grid a filter, inputs in 8 bits, both integers in the forward pass;
 - ``deep``: ``prune`` and ``bits4``, as in Deep Compression without its Huffman code;
 - ``fire`` (L1): squeeze by a 1x1 convolution, expand by 1x1 and 3x3 ones side by side;
 - ``mlpconv`` (L2): a thin 3x3 convolution followed by a small multi-layer perceptron at each position;
 - ``gap`` (L3): the mean of each channel in place of the first fully connected layer.
 
 ``fire``, ``mlpconv`` and ``gap`` have a ReLU inside, so no algebra gives their weights: their last part is fitted by
-least squares to what the trained layer answers to training images.
+least squares to what the trained layer answers to training images. Singular vectors have no sign of their own; ours is
+the one that makes the largest entry positive, for before a ReLU it matters, and libraries differ in it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import WorkbenchError
-from workbench.quantize import quantize_activation
 
 CONV = ("none", "svd", "separable", "prune", "bits8", "bits4", "deep", "fire", "mlpconv")
 """What a convolution may become."""
@@ -130,22 +130,24 @@ def rank(shape: Shape) -> int:
 # --- parts as modules --------------------------------------------------------------------------------------------
 
 
-class _Symmetric(torch.autograd.Function):
-    """Nearest of the levels -n..n times the filter's step; the gradient passes straight through."""
+class _Round(torch.autograd.Function):
+    """The nearest integer; the gradient passes straight through."""
 
     @staticmethod
-    def forward(ctx: object, w: Tensor, bits: int) -> Tensor:
-        top = 2 ** (bits - 1) - 1
-        step = w.flatten(1).abs().amax(1).clamp(min=1e-12).div(top).reshape(-1, *[1] * (w.ndim - 1))
-        return (w / step).round() * step
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.round()
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad
 
 
 class _Compressed:
-    """A layer whose weights may be masked and rounded; plain until `prune` or `bits` are set."""
+    """A layer whose weights may be masked and rounded; plain until `prune` or `bits` are set.
+
+    A rounded layer multiplies integers and scales the sums, as hardware does. Such sums are exact: where two are equal,
+    they are so on every processor, and max pooling chooses alike.
+    """
 
     mask: Tensor | None
     bits: int
@@ -158,10 +160,19 @@ class _Compressed:
         mask[self.weight.detach().abs().flatten().topk(count).indices] = True
         self.register_buffer("mask", mask.view_as(self.weight) if kept < 1 else None)
 
-    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Input and weight as the layer multiplies them."""
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input and weight as the layer multiplies them, and what to scale its sums by.
+
+        Rounded weights have a step for each filter, up to its largest weight. Rounded inputs have one for the batch,
+        255 up to the largest; none is negative after a ReLU.
+        """
         weight = self.weight if self.mask is None else self.weight * self.mask
-        return (quantize_activation(x, 8), _Symmetric.apply(weight, self.bits)) if self.bits < 32 else (x, weight)
+        if self.bits == 32:
+            return x, weight, None
+        step = weight.detach().flatten(1).abs().amax(1).view(-1, *[1] * (weight.ndim - 1)) / (2 ** (self.bits - 1) - 1)
+        unit = x.detach().amax() / 255
+        step, unit = step.clamp(min=1e-12), unit.clamp(min=1e-12)
+        return _Round.apply(x / unit), _Round.apply(weight / step), unit * step[..., 0]
 
 
 class Conv(_Compressed, nn.Conv2d):
@@ -173,7 +184,9 @@ class Conv(_Compressed, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        return self._conv_forward(*self.operands(x), self.bias)
+        x, weight, scale = self.operands(x)
+        y = self._conv_forward(x, weight, None)
+        return y if scale is None else y * scale
 
 
 class Dense(_Compressed, nn.Linear):
@@ -185,7 +198,11 @@ class Dense(_Compressed, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply."""
-        return F.linear(*self.operands(x), self.bias)
+        x, weight, scale = self.operands(x)
+        if scale is None:
+            return F.linear(x, weight, self.bias)
+        y = F.linear(x, weight) * scale
+        return y if self.bias is None else y + self.bias
 
 
 class Fire(nn.Module):
@@ -201,8 +218,13 @@ class Fire(nn.Module):
         return torch.cat([self.point(h), self.wide(h)], 1)
 
 
-def _convs(found: Sequence[Part]) -> list[Conv]:
-    return [Conv(part.inputs, part.outputs, part.kernel, part.groups) for part in found]
+def _convs(found: Sequence[Part], like: Tensor) -> list[Conv]:
+    return [Conv(part.inputs, part.outputs, part.kernel, part.groups).to(like) for part in found]
+
+
+def _signed(rows: Tensor) -> Tensor:
+    """Each row times 1 or -1, so that its largest entry is positive."""
+    return rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
 
 
 @torch.no_grad()
@@ -225,14 +247,14 @@ def transform(layer: Conv | Dense, technique: str, x: Tensor) -> nn.Module:
         r = found[0].outputs
         root = s[:r].sqrt()
         if isinstance(layer, Dense):
-            first, second = Dense(shape.inputs, r, bias=False), Dense(r, shape.outputs)
+            first, second = Dense(shape.inputs, r, bias=False).to(w), Dense(r, shape.outputs).to(w)
             second.bias.copy_(layer.bias)
         else:
-            first, second = _convs(found)
+            first, second = _convs(found, w)
         first.weight.copy_((root[:, None] * v[:r]).view_as(first.weight))
         second.weight.copy_((u[:, :r] * root).view_as(second.weight))
         return nn.Sequential(first, second)
-    modules = _convs(found)
+    modules = _convs(found, w)
     if technique == "separable":  # for every input channel a matrix [outputs, k * k], and its best rank-1 fit
         u, s, v = torch.linalg.svd(w.flatten(2).transpose(0, 1), full_matrices=False)
         root = s[:, :1].sqrt()
@@ -244,7 +266,7 @@ def transform(layer: Conv | Dense, technique: str, x: Tensor) -> nn.Module:
         squeeze, point, wide = modules
         # The input channels' principal directions, as this layer weighs them.
         u = torch.linalg.svd(w.transpose(0, 1).flatten(1), full_matrices=False).U
-        squeeze.weight.copy_(u[:, : found[0].outputs].T.reshape(squeeze.weight.shape))
+        squeeze.weight.copy_(_signed(u[:, : found[0].outputs].T).view_as(squeeze.weight))
         h = F.relu(squeeze(x))
         half = point.out_channels
         _fit(point, h, answer[:, :half])
@@ -252,7 +274,7 @@ def transform(layer: Conv | Dense, technique: str, x: Tensor) -> nn.Module:
         return Fire(*modules)
     thin, inner, last = modules  # mlpconv
     v = torch.linalg.svd(w.flatten(1), full_matrices=False).Vh
-    thin.weight.copy_(v[: found[0].outputs].view_as(thin.weight))
+    thin.weight.copy_(_signed(v[: found[0].outputs]).view_as(thin.weight))
     inner.weight.copy_(torch.eye(inner.in_channels)[:, :, None, None])
     module = nn.Sequential(thin, nn.ReLU(), inner, nn.ReLU(), last)
     _fit(last, module[:-1](x), answer)
@@ -269,7 +291,7 @@ def _solve(features: Tensor, targets: Tensor) -> Tensor:
     """Least squares with a ridge of a thousandth of the mean square, for features that never fire; in float64."""
     a, b = features.double(), targets.double()
     gram = a.T @ a
-    return torch.linalg.solve(gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram)), a.T @ b).float()
+    return torch.linalg.solve(gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram)), a.T @ b).to(features)
 
 
 def shape_of(layer: Conv | Dense, x: Tensor) -> Shape:
@@ -342,7 +364,7 @@ def compress(net: Net, design: Design, x: Tensor) -> Net:
         twin.convs[at] = transform(net.convs[at], technique, seen[at])
     if design[-1] == "gap":
         means, logits = seen[-1].mean((2, 3)), net.head(seen[-1])
-        last = Dense(means.shape[1], logits.shape[1])
+        last = Dense(means.shape[1], logits.shape[1]).to(means)
         fitted = _solve(F.pad(means, (0, 1), value=1.0), logits)
         last.weight.copy_(fitted[:-1].T)
         last.bias.copy_(fitted[-1])

@@ -39,6 +39,7 @@ MARKS = {
     "svd": ("blue", "o"),
     "separable": ("vermilion", "s"),
     "prune": ("green", "v"),
+    "bits8": ("sky", "d"),
     "bits4": ("orange", "D"),
     "deep": ("purple", "P"),
     "fire": ("yellow", "X"),
