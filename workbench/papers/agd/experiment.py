@@ -202,9 +202,9 @@ def part(text: str, seed: int, config: Config, controls: bool = False, keep: boo
     began = time.process_time()
     net, trace = lesson.search()
     found = {"search": [own | _search_row(trace, task, "log-ratio", time.process_time() - began)], "arms": []}
-    designs = {"searched": method.design_of(most_probable(trace.logits, costs, *band))}
+    designs = {"searched": method.design_of(task.skeleton, most_probable(trace.logits, costs, *band))}
     drawn = random_designs(costs, *band, rivals(task, config), method.generator(seed, "random", task.id))
-    designs |= {f"random {i + 1}": method.design_of(row) for i, row in enumerate(drawn)}
+    designs |= {f"random {i + 1}": method.design_of(task.skeleton, row) for i, row in enumerate(drawn)}
     designs["uniform"] = students.uniform(task)
     nets = {}
     for name, design in designs.items():
@@ -266,7 +266,8 @@ def _cloud(lesson: Lesson) -> Iterator[dict[str, Any]]:
         most = budget(task, width)
         stream = method.generator(lesson.seed, "cloud", task.id, width)
         drawn = random_designs(space, BAND * most, most, lesson.config.cloud, stream)
-        designs = [("uniform", students.uniform(task, width))] + [("random", method.design_of(row)) for row in drawn]
+        designs = [("uniform", students.uniform(task, width))]
+        designs += [("random", method.design_of(task.skeleton, row)) for row in drawn]
         for arm, design in designs:
             yield _arm_row(lesson, arm, lesson.distil(design), design)
 

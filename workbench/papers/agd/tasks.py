@@ -71,7 +71,7 @@ class Task:
     @property
     def skeleton(self) -> Skeleton:
         """Of its generators."""
-        return Skeleton(6, 1, self.scale) if self.scale > 1 else Skeleton(5, 2, 2)
+        return Skeleton(6, 1, self.scale, cell=3) if self.scale > 1 else Skeleton(5, 2, 2)
 
     @property
     def crop(self) -> int:
