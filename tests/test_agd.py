@@ -462,6 +462,21 @@ def test_training_crops_lie_in_the_training_rectangles_and_fit_their_inputs(monk
             assert [s * task.scale for s in small.shape[2:]] == [*large.shape[2:]]
 
 
+@pytest.mark.parametrize("text", ["photographs 4", "photographs 2"])
+def test_crops_are_turned_with_their_inputs(text):
+    """Reduced again, a truth is its input, but for the border where the photograph went on."""
+    task = Task.read(text)
+    found = tasks.images(task, 60, 0)
+    again = tasks.reduce(found.truths, task.scale)
+    torch.testing.assert_close(again[..., 2:-2, 2:-2], found.inputs[..., 2:-2, 2:-2], atol=1e-5, rtol=0)
+
+
+def test_a_square_has_eight_views():
+    square = torch.arange(4.0).view(1, 2, 2)
+    views = {tuple(tasks._turned(square, k, flip).flatten().tolist()) for k in range(4) for flip in (False, True)}
+    assert len(views) == 8
+
+
 def test_digits_are_used_once_and_no_pair_is_in_reach(monkeypatch):
     names = data.digits()
     x = torch.arange(1797.0).view(-1, 1, 1, 1).expand(-1, 1, 8, 8) / 1797
