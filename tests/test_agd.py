@@ -20,7 +20,7 @@ from workbench.papers.agd.tasks import TASKS, Features, Task
 from workbench.recorded import state_hash
 from workbench.training import generator
 
-SHAPES = [Skeleton(3, 1, 4), Skeleton(2, 1, 2), Skeleton(3, 2, 2)]
+SHAPES = [Skeleton(3, 1, 4), Skeleton(2, 1, 2), Skeleton(3, 2, 2), Skeleton(4, 1, 2, cell=2)]
 
 
 def draw(*stream):
@@ -29,8 +29,8 @@ def draw(*stream):
 
 def random_design(skeleton, *stream):
     costs = method.space(skeleton)
-    return method.design_of(torch.tensor([int(torch.randint(s, (), generator=draw(*stream, i)))
-                                          for i, s in enumerate(costs.sizes)]))  # fmt: skip
+    found = [int(torch.randint(s, (), generator=draw(*stream, i))) for i, s in enumerate(costs.sizes)]
+    return method.design_of(skeleton, torch.tensor(found))
 
 
 def macs_by_counting(skeleton, design, side=8):
@@ -52,7 +52,9 @@ def test_macs_are_those_that_torch_runs_for_every_design(skeleton, seed):
     design = random_design(skeleton, "design", seed)
     counted = macs_by_counting(skeleton, design)
     assert method.macs(skeleton, design) == counted
-    choices = [OPERATORS.index(o) for o, _ in design] + [WIDTHS.index(w) for _, w in design]
+    choices = [OPERATORS.index(o) for o, _ in design]
+    choices += [of.index(w) for of, (_, w) in zip(skeleton.widths, design, strict=True)]
+    assert method.design_of(skeleton, torch.tensor(choices)) == design
     assert float(method.space(skeleton).cost(torch.tensor(choices))) == counted
 
 
@@ -88,6 +90,49 @@ def test_residual_adds_its_input_and_the_depthwise_block_mixes_channels_only_by_
     depth = method.operator("depthwise", 8, 12)
     assert depth.depth.weight.shape == (16, 1, 3, 3)
     assert depth.shortcut.kernel_size == (1, 1)
+
+
+def slices_of(net, small):
+    """Give a small network the leading slices of a supernet's weights."""
+    big = dict(net.named_parameters())
+    for key, p in small.named_parameters():
+        place, *rest = key.removeprefix("body.").split(".")
+        name = f"body.{place}.{OPERATORS.index(small.names[int(place)])}.{'.'.join(rest)}" if "body." in key else key
+        p.data.copy_(big[name][tuple(slice(n) for n in p.shape)])
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sampled_from(SHAPES), st.integers(0, 10_000))
+def test_a_design_is_its_path_through_the_supernet(skeleton, seed):
+    design = random_design(skeleton, "path", seed)
+    net, small = method.supernet(skeleton, seed), method.build(skeleton, design, 0)
+    small.names = [name for name, _ in design]
+    slices_of(net, small)
+    x = images_of(2, 8, "x", seed)
+    torch.testing.assert_close(method.fixed_path(net, design)(x), small(x))
+
+
+def test_a_cell_adds_a_fifth_of_what_it_makes_to_what_comes():
+    """By hand, layer after layer; and where the last layers make nothing, the body is the identity."""
+    skeleton = Skeleton(4, 1, 2, cell=2)
+    assert [len(of) for of in skeleton.widths] == [5, 1, 5, 1]
+    for seed in range(5):
+        design = random_design(skeleton, "cell", seed)
+        assert design[1][1] == design[3][1] == skeleton.stem
+        body, x = method.build(skeleton, design, 0).body, torch.randn(1, 8, 6, 6, generator=draw("cell x", seed))
+        first = x + 0.2 * body[1](body[0](x))
+        torch.testing.assert_close(body(x), first + 0.2 * body[3](body[2](first)))
+    body = method.build(skeleton, (("residual", 4), ("3x3", 8)) * 2, 0).body
+    for layer in (body[1], body[3]):
+        nn.init.zeros_(layer.conv.weight), nn.init.zeros_(layer.conv.bias)
+    assert torch.equal(body(x), x)
+
+
+def test_super_resolution_has_the_papers_paths_and_translation_none():
+    for task in map(Task.read, TASKS):
+        assert task.skeleton.cell == (3 if task.scale > 1 else 0)
+        assert teachers.skeleton(task).widths[2] == ((24,) if task.scale > 1 else WIDTHS)
+        assert students.uniform(task) == (("residual", 8),) * task.skeleton.layers
 
 
 def test_identities_are_the_blocks_without_a_projection():
@@ -233,6 +278,16 @@ def test_probabilities_change_step_by_step_and_with_the_seed():
         torch.testing.assert_close(values.sum(2), torch.ones(values.shape[:2]))
     assert not torch.equal(trace.operators, other.operators)
     assert trace.entropy[-1] < trace.entropy[0] <= math.log(4) + 1e-6
+
+
+def test_a_search_of_cells_leaves_the_width_at_their_ends_alone():
+    trace, budget = searched(Skeleton(4, 1, 2, cell=2))
+    ends = F.one_hot(torch.tensor(WIDTHS.index(8)), len(WIDTHS)).float()
+    assert (trace.widths[:, [1, 3]] == ends).all()
+    assert (trace.widths[:, [0, 2]] > 0).all()
+    costs = method.space(Skeleton(4, 1, 2, cell=2))
+    design = supernet.most_probable(trace.logits, costs, 0.95 * budget, budget)
+    assert method.design_of(Skeleton(4, 1, 2, cell=2), design)[1][1] == 8
 
 
 def cost_only(rule, weight=5.0, steps=60, budget=None):
@@ -405,6 +460,21 @@ def test_training_crops_lie_in_the_training_rectangles_and_fit_their_inputs(monk
     for pairs in (found.validation, found.test):
         for small, large in zip(pairs.inputs, pairs.truths, strict=True):
             assert [s * task.scale for s in small.shape[2:]] == [*large.shape[2:]]
+
+
+@pytest.mark.parametrize("text", ["photographs 4", "photographs 2"])
+def test_crops_are_turned_with_their_inputs(text):
+    """Reduced again, a truth is its input, but for the border where the photograph went on."""
+    task = Task.read(text)
+    found = tasks.images(task, 60, 0)
+    again = tasks.reduce(found.truths, task.scale)
+    torch.testing.assert_close(again[..., 2:-2, 2:-2], found.inputs[..., 2:-2, 2:-2], atol=1e-5, rtol=0)
+
+
+def test_a_square_has_eight_views():
+    square = torch.arange(4.0).view(1, 2, 2)
+    views = {tuple(tasks._turned(square, k, flip).flatten().tolist()) for k in range(4) for flip in (False, True)}
+    assert len(views) == 8
 
 
 def test_digits_are_used_once_and_no_pair_is_in_reach(monkeypatch):

@@ -274,7 +274,7 @@ def test_plane_explorer_names_the_best_design_within_the_budget(result):
     points = views.plane_points(result)
     own = points[(points["task"] == TASKS[0].id) & (points["arm"] != "teacher")]
     shown = explorers.explore_plane(result)
-    for share in (0.6, 1.0, 1.6):
+    for share in (0.8, 1.0, 1.6):
         allowed = own[own["macs"] <= share * budget(TASKS[0])]
         drawn = shown(task=TASKS[0].id, budget=share)
         best = allowed.loc[allowed["score"].idxmax()]

@@ -5,14 +5,13 @@ layers, each with an operator and a width (arXiv 2006.08198, section 3.2). Every
 inputs and *targets*; AGD's targets are the teacher's outputs, and no discriminator takes part (section 3.3).
 
 Left out of the paper's recipe: InstanceNorm (it makes a layer blind to the scale of what comes, and with it to the
-scores that carry the gradient to the widths), searched widths of stem and tail, and the shortcuts around five layers
-each of super resolution: here a design keeps an identity path only where neighbouring widths are equal.
+scores that carry the gradient to the widths), and searched widths of stem and tail.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +39,8 @@ WIDTHS = (4, 6, 8, 10, 12)
 """The paper's ratios, 4, 6, 8, 10 and 12 twelfths, of a full width of 12."""
 EXPANSION = 2
 """Of the depthwise block; 4 in the paper, which at our few channels would cost more than a 3x3 convolution."""
+SCALE = 0.2
+"""Of what a cell adds to its input, as in ESRGAN."""
 COST_SHARES = {"super resolution": (2 / 7, 5 / 7), "translation": (1 / 4, 3 / 4)}
 """How the paper weighs the gradients of the cost: of operators, of widths."""
 
@@ -62,14 +63,22 @@ class Skeleton:
     """What is not searched, and how many layers are.
 
     ``down`` is the stride of the stem's second convolution (1: there is none), ``up`` the magnification of the tail:
-    super resolution x4 has 1 and 4, translation 2 and 2. ``stem`` and ``tail`` are channels.
+    super resolution x4 has 1 and 4, translation 2 and 2. ``stem`` and ``tail`` are channels. An identity path leads
+    around every ``cell`` layers (0: there is none).
     """
 
     layers: int
     down: int
     up: int
+    cell: int = 0
     stem: int = 8
     tail: int = 6
+
+    @property
+    def widths(self) -> tuple[tuple[int, ...], ...]:
+        """What each layer may choose; the last of a cell has the stem's width, so that its input can be added."""
+        ends = [self.cell > 0 and layer % self.cell == 0 for layer in range(1, self.layers + 1)]
+        return tuple((self.stem,) if end else WIDTHS for end in ends)
 
     @property
     def task(self) -> str:
@@ -103,7 +112,10 @@ def macs(skeleton: Skeleton, design: Design) -> int:
 
 
 def identities(skeleton: Skeleton, design: Design) -> int:
-    """Layers whose input is added as it is: shortcuts that no 1x1 convolution interrupts, for the widths are equal."""
+    """Layers whose input is added as it is: shortcuts that no 1x1 convolution interrupts, for the widths are equal.
+
+    The paths around cells are not counted: every design has them.
+    """
     came = (skeleton.stem, *(width for _, width in design))
     return sum(name in ("residual", "depthwise") and i == w for (name, w), i in zip(design, came, strict=False))
 
@@ -168,6 +180,28 @@ def operator(name: str, inputs: int, outputs: int, sliced: bool = False) -> nn.M
     return (Residual if name == "residual" else Depthwise)(inputs, outputs, sliced)
 
 
+def in_cells(x: Tensor, layers: Iterable[Callable[[Tensor], Tensor]], cell: int) -> Tensor:
+    """Layers in a row, [N, C, H, W] to the like; after every ``cell`` of them x + `SCALE` f(x) (0: never)."""
+    came = x
+    for number, layer in enumerate(layers, 1):
+        x = layer(x)
+        if cell and number % cell == 0:
+            x = came = came + SCALE * x
+    return x
+
+
+class Body(nn.ModuleList):
+    """The layers of a design."""
+
+    def __init__(self, skeleton: Skeleton, layers: Iterable[nn.Module]) -> None:
+        super().__init__(layers)
+        self.cell = skeleton.cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`in_cells`."""
+        return in_cells(x, self, self.cell)
+
+
 class Generator(nn.Module):
     """Skeleton and body; images [N, 3, H, W] to [N, 3, H up / down, W up / down], around 0 to 1.
 
@@ -201,7 +235,7 @@ def build(skeleton: Skeleton, design: Design, *stream: object) -> Generator:
     with seeded(*stream):
         inputs = (skeleton.stem, *(width for _, width in design[:-1]))
         layers = [operator(name, i, width) for i, (name, width) in zip(inputs, design, strict=True)]
-        net = Generator(skeleton, nn.Sequential(*layers), design[-1][1])
+        net = Generator(skeleton, Body(skeleton, layers), design[-1][1])
     return net.to(memory_format=torch.channels_last)  # a third faster with so few channels
 
 
@@ -220,47 +254,50 @@ class Searched(nn.ModuleList):
     """The body of the supernet: all operators in every layer, each as wide as the widest and sliced (section 3.2)."""
 
     def __init__(self, skeleton: Skeleton) -> None:
-        inputs = (skeleton.stem, *[WIDTHS[-1]] * (skeleton.layers - 1))
-        super().__init__(Mixed([operator(name, i, WIDTHS[-1], sliced=True) for name in OPERATORS]) for i in inputs)
+        widest = [of[-1] for of in skeleton.widths]
+        places = zip((skeleton.stem, *widest), widest, strict=False)
+        super().__init__(Mixed([operator(name, i, o, sliced=True) for name in OPERATORS]) for i, o in places)
+        self.skeleton = skeleton
 
     def forward(self, x: Tensor, operators: Sequence[Chosen], widths: Sequence[Chosen]) -> Tensor:
         """Operators summed by weight; a layer's output is multiplied by the scores of its input and output widths."""
-        before: Tensor | float = 1.0
-        for mixed, chosen, width in zip(self, operators, widths, strict=True):
-            x = mixed(x, chosen, WIDTHS[width.index]) * (before * width.score)
-            before = width.score
-        return x
+
+        def layer(n: int) -> Callable[[Tensor], Tensor]:
+            score = widths[n].score * (widths[n - 1].score if n else 1.0)
+            return lambda x: self[n](x, operators[n], self.skeleton.widths[n][widths[n].index]) * score
+
+        return in_cells(x, map(layer, range(len(self))), self.skeleton.cell)
 
 
 def supernet(skeleton: Skeleton, *stream: object) -> Generator:
     """The supernet at its start."""
     with seeded(*stream):
-        net = Generator(skeleton, Searched(skeleton), WIDTHS[-1], sliced=True)
+        net = Generator(skeleton, Searched(skeleton), skeleton.widths[-1][-1], sliced=True)
     return net.to(memory_format=torch.channels_last)
 
 
 def fixed_path(net: Generator, design: Design) -> Callable[[Tensor], Tensor]:
     """One design as a path through a supernet, with the supernet's weights."""
     operators = [fixed(OPERATORS.index(name), len(OPERATORS)) for name, _ in design]
-    widths = [fixed(WIDTHS.index(width), len(WIDTHS)) for _, width in design]
+    widths = [fixed(of.index(width), len(of)) for of, (_, width) in zip(net.skeleton.widths, design, strict=True)]
     return lambda x: net(x, operators, widths)
 
 
 def space(skeleton: Skeleton) -> Space:
     """MACs a pixel of the body of all designs; choices are the operators of all layers, then the widths of all."""
-    n, terms = skeleton.layers, []
+    n, widths, terms = skeleton.layers, skeleton.widths, []
     for layer in range(n):
-        came = [skeleton.stem] if layer == 0 else WIDTHS
-        table = torch.tensor([[[layer_macs(o, i, w) for w in WIDTHS] for o in OPERATORS] for i in came]).double()
+        came = (skeleton.stem,) if layer == 0 else widths[layer - 1]
+        table = torch.tensor([[[layer_macs(o, i, w) for w in widths[layer]] for o in OPERATORS] for i in came]).double()
         terms.append(((layer, n), table[0]) if layer == 0 else ((n + layer - 1, layer, n + layer), table))
-    last = torch.tensor([skeleton.macs(w) for w in WIDTHS]).double()
-    return Space((len(OPERATORS),) * n + (len(WIDTHS),) * n, (*terms, ((2 * n - 1,), last)))
+    last = torch.tensor([skeleton.macs(w) for w in widths[-1]]).double()
+    return Space((len(OPERATORS),) * n + tuple(map(len, widths)), (*terms, ((2 * n - 1,), last)))
 
 
-def design_of(choices: Tensor) -> Design:
+def design_of(skeleton: Skeleton, choices: Tensor) -> Design:
     """A row of choices [2 layers] as a design."""
-    names, widths = choices.tolist()[: len(choices) // 2], choices.tolist()[len(choices) // 2 :]
-    return tuple((OPERATORS[o], WIDTHS[w]) for o, w in zip(names, widths, strict=True))
+    names, widths = choices.view(2, -1).tolist()
+    return tuple((OPERATORS[o], of[w]) for o, of, w in zip(names, skeleton.widths, widths, strict=True))
 
 
 # --- search --------------------------------------------------------------------------------------------------
@@ -287,7 +324,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trace:
-    """A search step by step: probabilities [steps, layers, candidates], expected and argmax' cost, mean entropy."""
+    """A search step by step: probabilities [steps, layers, candidates], expected and argmax' cost, mean entropy.
+
+    Candidates are all `OPERATORS` and all `WIDTHS`; a layer without a choice has its width for certain.
+    """
 
     operators: Tensor
     widths: Tensor
@@ -307,7 +347,7 @@ def decoupled_cost(logits: Sequence[Tensor], costs: Space) -> tuple[Tensor, Tens
     """Expected cost of the operators at the largest widths, and of the widths at uniform operators (section 3.3)."""
     n = len(logits) // 2
     soft = [each.softmax(-1) for each in logits]
-    widest = [F.one_hot(torch.tensor(len(WIDTHS) - 1), len(WIDTHS)).to(soft[0])] * n
+    widest = [F.one_hot(torch.tensor(len(each) - 1), len(each)).to(each) for each in soft[n:]]
     uniform = [torch.full_like(soft[0], 1 / len(OPERATORS))] * n
     return costs.expected([*soft[:n], *widest]), costs.expected([*uniform, *soft[n:]])
 
@@ -343,7 +383,9 @@ def search(
     pressure = Pressure(plan.weight, 0.95 * budget, budget)
     draws, order = generator(*stream, "widths"), generator(*stream, "batches")
     shares = COST_SHARES[net.skeleton.task]
-    ends = [[fixed(end, len(WIDTHS))] * n for end in (len(WIDTHS) - 1, 0)]
+    sizes = costs.sizes[n:]
+    ends = [[fixed(size - 1, size) for size in sizes], [fixed(0, size) for size in sizes]]
+    places = [torch.tensor([[float(a == b) for b in of] for a in WIDTHS]) for of in net.skeleton.widths]
     found: list[tuple[Any, ...]] = []
 
     def drawn() -> list[Chosen]:
@@ -373,7 +415,8 @@ def search(
             best = float(costs.cost(argmax_design(logits)))
             if (step - plan.pretrain) % plan.every == plan.every - 1:
                 pressure.update(best)
-            seen = [torch.stack([each.detach() for each in part]) for part in (probabilities[:n], probabilities[n:])]
+            wide = [place @ each for place, each in zip(places, probabilities[n:], strict=True)]
+            seen = [torch.stack([each.detach() for each in part]) for part in (probabilities[:n], wide)]
             found.append((*seen, expected, best, entropy([each.detach() for each in logits[:n]])))
         weights.zero_grad()
         loss(split[0], [*ends, *(drawn() for _ in range(2 if step < plan.pretrain else 1))]).backward()
@@ -389,8 +432,10 @@ def search_macs(skeleton: Skeleton, plan: Plan) -> float:
     """
     costs, n = space(skeleton), skeleton.layers
     every = [torch.ones(len(OPERATORS))] * n  # a sum over operators, where a probability would give a mean
-    one = torch.eye(len(WIDTHS))
-    wide, narrow, drawn = (float(costs.expected([*every, *[width] * n])) for width in (one[-1], one[0], one.mean(0)))
+    ways = (lambda one: one[-1], lambda one: one[0], lambda one: one.mean(0))
+    wide, narrow, drawn = (
+        float(costs.expected([*every, *[way(torch.eye(size)) for size in costs.sizes[n:]]])) for way in ways
+    )
     return plan.batch * (plan.pretrain + plan.steps) * (wide + narrow + 2 * drawn)
 
 

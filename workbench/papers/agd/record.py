@@ -1,4 +1,8 @@
-"""`workbench record agd`: the classifier whose features judge, and the teachers, trained once."""
+"""`workbench record agd`: the classifier whose features judge, and the teachers, trained once.
+
+How long was chosen on validation images: after 1,000 updates the teacher of photographs at x2 is 0.1 dB above bicubic
+enlargement, after 4,000 0.5 dB.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from workbench.papers.agd.method import Generator
 from workbench.papers.agd.tasks import TASKS, Features, Task, images
 
 COMMAND = "workbench record agd"
-UPDATES = {"features": 1500, "regression": 2400, "adversarial": 1200}
+UPDATES = {"features": 1500, "regression": 4000, "adversarial": 1200}
 IMAGES = 9500
 
 

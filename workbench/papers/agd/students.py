@@ -18,8 +18,8 @@ UNIFORM = 8
 
 
 def uniform(task: Task, width: int = UNIFORM) -> Design:
-    """The narrow teacher: residual blocks of one width (the stem's). A design of the searched space."""
-    return (("residual", width),) * task.skeleton.layers
+    """The narrow teacher: residual blocks of one width, where there is a choice. A design of the searched space."""
+    return tuple(("residual", width if len(of) > 1 else of[0]) for of in task.skeleton.widths)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def assert_disjoint(gap: int = 8) -> None:
             raise WorkbenchError(f"{name}: training, validation and test rectangles are not apart")
 
 
-TASKS = ("photographs 4", "digits paint", "cifar10 4", "cifar10 2", "cifar10 paint")
+TASKS = ("photographs 4", "photographs 2", "digits paint", "cifar10 4", "cifar10 2", "cifar10 paint")
 """Those that have a recorded teacher."""
 
 
@@ -71,7 +71,7 @@ class Task:
     @property
     def skeleton(self) -> Skeleton:
         """Of its generators."""
-        return Skeleton(6, 1, self.scale) if self.scale > 1 else Skeleton(5, 2, 2)
+        return Skeleton(6, 1, self.scale, cell=3) if self.scale > 1 else Skeleton(5, 2, 2)
 
     @property
     def crop(self) -> int:
@@ -148,9 +148,17 @@ def _photographs(scale: int, count: int, *stream: object) -> Images:
         small, large = parts["train"].inputs[which][0], parts["train"].truths[which][0]
         top, left = (int(torch.randint(size - SIDE + 1, (1,), generator=draw)) for size in small.shape[1:])
         at = slice(scale * top, scale * (top + SIDE)), slice(scale * left, scale * (left + SIDE))
-        crops.append((small[:, top : top + SIDE, left : left + SIDE], large[:, *at]))
+        turn, flip = int(torch.randint(4, (), generator=draw)), bool(torch.randint(2, (), generator=draw))
+        pair = small[:, top : top + SIDE, left : left + SIDE], large[:, *at]
+        crops.append([_turned(x, turn, flip) for x in pair])
     inputs, truths = (torch.stack(column) for column in zip(*crops, strict=True))
     return Images(inputs, truths, parts["validation"], parts["test"])
+
+
+def _turned(x: Tensor, quarters: int, flip: bool) -> Tensor:
+    """A square [3, side, side], turned by so many quarters and then mirrored or not: one of eight ways to see it."""
+    x = x.rot90(quarters, (1, 2))
+    return x.flip(2) if flip else x
 
 
 def _cropped(x: Tensor, side: int, corners: Tensor) -> Tensor:

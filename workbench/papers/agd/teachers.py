@@ -6,6 +6,7 @@ discriminators, least squares, cycles, identity), on small pictures. Also the sm
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -24,8 +25,7 @@ CYCLE, IDENTITY = 10.0, 5.0
 
 def skeleton(task: Task) -> Skeleton:
     """The students' skeleton with more channels."""
-    own = task.skeleton
-    return Skeleton(own.layers, own.down, own.up, WIDTH, TAIL)
+    return replace(task.skeleton, stem=WIDTH, tail=TAIL)
 
 
 def design(task: Task) -> Design:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from workbench import hardware
@@ -55,6 +59,16 @@ def axis(task: Task) -> str:
     return "PSNR on Y (dB)" if task.scale > 1 else "- ln (Fréchet distance)"
 
 
+def panels(own: list[Task], width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A panel a task, at most three in a row; ``width`` and ``height`` of each in inches."""
+    rows = math.ceil(len(own) / 3)
+    columns = math.ceil(len(own) / rows)
+    drawn, axes = figure(width * columns, height * rows, nrows=rows, ncols=columns, squeeze=False)
+    for spare in axes.flat[len(own) :]:
+        spare.set_axis_off()
+    return drawn, list(axes.flat[: len(own)])
+
+
 def quality(result: Result) -> Image:
     """Every arm of every task, with 95 % intervals and a dot a seed."""
     rows, own = by_arm(result), tasks(result)
@@ -63,8 +77,8 @@ def quality(result: Result) -> Image:
         part = means(rows, ["task", "arm"], column).rename(columns={column: "value"})
         parts.append(part.assign(measure=part["task"] + " " + column))
     table = pd.concat(parts, ignore_index=True)
-    drawn, axes = figure(4.3 * len(own), 3.9, ncols=len(own), squeeze=False)
-    for task, ax in zip(own, axes[0], strict=True):
+    drawn, axes = panels(own, 4.3, 3.9)
+    for task, ax in zip(own, axes, strict=True):
         shown = table[table["measure"] == f"{task.id} score"]
         seeds = rows[rows["task"] == task.id]
         names = [*shown["arm"]]
@@ -89,8 +103,8 @@ def contrasts(result: Result) -> Image:
     table = pd.DataFrame(rows)[["id", "value", "low", "high", "n", "verdict"]]
     table.insert(1, "task", table["id"].str.split(".").str[1])
     table["measure"] = table["task"]
-    drawn, axes = figure(4.1 * len(own), 3.4, ncols=len(own), squeeze=False)
-    for task, ax in zip(own, axes[0], strict=True):
+    drawn, axes = panels(own, 4.1, 3.4)
+    for task, ax in zip(own, axes, strict=True):
         shown = table[(table["task"] == task.id) & ~table["id"].str.endswith("vs_plain")]
         spread = [shown["value"] - shown["low"], shown["high"] - shown["value"]]
         ax.errorbar(shown["value"], range(len(shown)), xerr=spread, fmt="o", capsize=3, color=COLOURS["blue"])
@@ -108,7 +122,7 @@ def contrasts(result: Result) -> Image:
 def search(result: Result) -> Image:
     """Probabilities of operators, mean over layers, and expected cost, step by step; the first seed of each task."""
     own, parts = tasks(result), []
-    drawn, axes = figure(4.2 * len(own), 5, ncols=len(own), nrows=2, squeeze=False, sharex="col")
+    drawn, axes = figure(min(4.2, 14 / len(own)) * len(own), 5, ncols=len(own), nrows=2, squeeze=False, sharex="col")
     colours = dict(zip(OPERATORS, ("sky", "orange", "purple", "green"), strict=True))
     for task, (top, low) in zip(own, axes.T, strict=True):
         trace = result.extra["trace"][task.id]
@@ -165,8 +179,8 @@ def plane_points(result: Result) -> pd.DataFrame:
 def plane(result: Result) -> Image:
     """Cost and quality of all designs trained on the first seed."""
     table, own = plane_points(result), tasks(result)
-    drawn, axes = figure(4.2 * len(own), 3.6, ncols=len(own), squeeze=False)
-    for task, ax in zip(own, axes[0], strict=True):
+    drawn, axes = panels(own, 4.2, 3.6)
+    for task, ax in zip(own, axes, strict=True):
         for arm in ("random", "uniform", "pruned", "searched", "teacher"):
             rows = table[(table["task"] == task.id) & (table["arm"] == arm)].sort_values("macs")
             colour, marker = STYLES.get(arm, ("orange", "o"))
@@ -179,7 +193,7 @@ def plane(result: Result) -> Image:
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_title(task.title, size=9)
         ax.set(xlabel="MACs a pixel of the body", ylabel=axis(task))
-    drawn.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    drawn.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
     counts = table.groupby(["task", "arm"], sort=False).size().rename("designs").reset_index()
     return save(drawn, counts, "plane", result)
 
