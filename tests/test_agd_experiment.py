@@ -3,11 +3,11 @@
 import math
 from functools import cache
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import in_this_process, saved
 
 from workbench import WorkbenchError
 from workbench.evidence import CONTRADICTED, NOT_SEEN, NOT_TESTABLE, PARTLY, REPRODUCED, published
@@ -25,11 +25,7 @@ TASKS = [Task.read(text) for text in CONFIG.tasks]
 @cache
 def tiny():
     """One small run in this process, which all tests here share."""
-    threads = torch.get_num_threads()
-    with joblib.parallel_config("sequential"):
-        result = run(CONFIG)
-    torch.set_num_threads(threads)
-    return result
+    return in_this_process(run, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -245,10 +241,8 @@ FIGURES = ["quality", "contrasts", "search", "ends", "plane", "pictures", "conve
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_saved_with_their_tables(name, result, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
-    getattr(views, name)(result)
+    saved(getattr(views, name), result, tmp_path, monkeypatch)
     assert {f.suffix for f in (tmp_path / "agd").iterdir()} == {".csv", ".png", ".svg"}
-    assert len(pd.read_csv(tmp_path / "agd" / f"{name}.csv", comment="#")) > 0
 
 
 def test_random_designs_enter_the_figures_as_mean_and_best(result):
