@@ -337,6 +337,15 @@ def test_a_measured_value_may_move_by_three_committed_half_widths(trees):
     assert len(differences(trees)) == 1
 
 
+def test_a_mean_of_seeds_that_agree_may_move_by_a_tenth(trees):
+    for tree in trees:
+        change(tree, "toy.measured", value=7.0, low=7.0, high=7.0)
+    change(trees[1], "toy.measured", value=7.0 + 1 / 3)
+    assert differences(trees) == []
+    change(trees[1], "toy.measured", value=7.8)
+    assert len(differences(trees)) == 1
+
+
 def test_rows_that_come_or_go_are_red(trees):
     rows = json.loads((trees[0] / "ledger.json").read_text())
     (trees[1] / "ledger.json").write_text(json.dumps(rows[:1]))

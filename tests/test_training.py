@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -81,11 +80,6 @@ def test_dropout_keeps_the_mean_and_the_rate():
     assert factors.unique().tolist() == pytest.approx([0, 1 / 0.7])
     assert (factors == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
     assert factors.mean().item() == pytest.approx(1, abs=0.01)
-
-
-def test_a_seed_from_a_table_is_the_seed():
-    same = [torch.rand(3, generator=generator(seed, "x")).tolist() for seed in (7, np.int64(7), np.int32(7))]
-    assert same[0] == same[1] == same[2]
 
 
 def test_a_stream_is_the_same_in_another_process_and_another_for_another_name():

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,10 +22,9 @@ def generator(*stream: object) -> torch.Generator:
     """A random stream of its own for every name, for example ``generator(seed, "dropout", epoch)``.
 
     Streams of different names are independent; the same name gives the same numbers in every process, so an
-    arm's numbers do not depend on which other arms run beside it. A seed read from a table (numpy's) is the seed.
+    arm's numbers do not depend on which other arms run beside it.
     """
-    names = tuple(part.item() if isinstance(part, np.generic) else part for part in stream)
-    digest = hashlib.sha256(repr(names).encode()).digest()
+    digest = hashlib.sha256(repr(stream).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
