@@ -58,7 +58,7 @@ REDRAWN = 3
 """On another processor sums round differently, and a training becomes another draw of the same seeds. The means of
 two draws differ by more than 1.4 half widths once in 20 times; three is seldom exceeded in hundreds of cells."""
 AGREED = 0.1
-"""Where all seeds agree (on an epoch, a number of bits) their spread is hidden: by this share the mean may move then."""
+"""Where all seeds agree (on an epoch, a number of bits) their spread is hidden: the mean may move by this share."""
 
 
 def figure(width: float = 7.0, height: float = 4.0, **subplots: Any) -> tuple[Figure, Any]:
