@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -132,6 +134,36 @@ def test_every_file_carries_parameters_seed_data_and_version(trees):
     assert json.loads(Image.open(folder / "curve.png").text["Description"]) == expected
     assert "cafe01" in (folder / "curve.svg").read_text()
     assert sorted(f.name for f in folder.iterdir()) == [f"curve.{e}" for e in sorted(ENDINGS)]
+
+
+LINE = re.compile(r'<g id="line2d_\d+">\s*<path d="([^"]+)"')
+
+
+def runs_back(svg):
+    """The x of every line of a picture that goes both to the right and to the left."""
+    for path in LINE.findall(svg):
+        x = np.array(re.findall(r"[ML] (-?[\d.]+) ", path), float)
+        if (np.diff(x) > 0).any() and (np.diff(x) < 0).any():
+            yield x
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in (ROOT / "figures").glob("*/*/*.svg")}), ids=lambda path: "-".join(path.parts[-2:]))
+def test_no_line_of_a_kept_picture_runs_back_in_x(folder):
+    assert not [path.name for path in folder.glob("*.svg") for _ in runs_back(path.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("x", [[1, 2, 3], [3, 2, 2], [1, 3, 2], [0.5, 60, 1.5]])
+def test_a_line_that_runs_back_in_x_is_not_saved(x, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
+    drawn, ax = figures.figure()
+    ax.plot(x, [1, 2, 3], label="loss")
+    ax.plot([3, 1, 2], [1, 2, 3], "o")  # points are no function
+    if sorted(x) in (x, x[::-1]):
+        figures.save(drawn, table(), "curve", result())
+        assert LINE.search((tmp_path / "toy/curve.svg").read_text())
+    else:
+        with pytest.raises(WorkbenchError, match=r"'loss' runs back in x"):
+            figures.save(drawn, table(), "curve", result())
 
 
 def test_a_failed_save_leaves_the_old_files(trees, monkeypatch):

@@ -87,6 +87,9 @@ def save(
             `redrawn`); or None for what is never compared (a wall time, a half width). Columns not named must be
             equal.
 
+    Raises:
+        WorkbenchError: where a line runs back in x (all of ours are functions of x), or a tolerance names no column.
+
     Returns:
         The saved picture, so that a cell ending in ``save(...)`` shows what was saved, drawn once.
     """
@@ -94,6 +97,10 @@ def save(
     unknown = (set(tolerance) | {t for t in tolerance.values() if isinstance(t, str)}) - set(table.columns)
     if unknown:
         raise WorkbenchError(f"{name}: tolerance names column(s) {sorted(unknown)} that the table lacks")
+    for line in (line for axes in drawn.axes for line in axes.lines if line.get_linestyle() != "None"):
+        steps = np.diff(np.ma.masked_invalid(line.get_xdata(orig=False)).compressed())
+        if (steps > 0).any() and (steps < 0).any():
+            raise WorkbenchError(f"{name}: the line {line.get_label()!r} runs back in x: sort the rows it is drawn from")
     meta = {
         "parameters": dict(result.parameters),
         "data": result.data_hash,

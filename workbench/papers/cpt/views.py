@@ -183,6 +183,7 @@ def costs(result: Result) -> Image:
 def curves(result: Result) -> Image:
     """Training loss over steps, at the precision of the moment."""
     table = means(result.tables["curves"], ["setting", "arm", "step"], "loss")
+    table = table.sort_values("step", kind="stable")  # groups come in the order in which any setting first had them
     drawn, panels = _panels(result, 3.3, 3.4)
     for setting, ax in panels:
         own = table[table["setting"] == setting]
