@@ -8,8 +8,9 @@ STAMP := $(VENV)/.installed
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # One thread a process: two notebooks run side by side, and sums keep their order.
 export OMP_NUM_THREADS ?= 1
+ROUNDS ?= 20
 
-.PHONY: figures verify test lab lint bench clean help
+.PHONY: figures verify test fuzz lab lint bench clean help
 
 figures: $(STAMP)  ## regenerate every figure and the ledger (quick scale, embedded data)
 	$(BIN)/workbench figures
@@ -24,7 +25,10 @@ test: $(STAMP)  ## lint, unit tests, notebooks by nbval, figures verified
 	$(BIN)/workbench figures --verify
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+fuzz: $(STAMP)  ## search for counterexamples: property tests on random examples, ROUNDS times over
+	for round in $$(seq $(ROUNDS)); do $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz || exit 1; done
 
 lint: $(STAMP)  ## let ruff fix and format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

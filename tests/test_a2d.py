@@ -54,7 +54,7 @@ def test_catch_is_an_environment():
     check_env(Catch())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_an_episode_of_catch_follows_its_rules(seed):
     env, random = Catch(), np.random.default_rng(seed)
@@ -178,7 +178,7 @@ def walked(rewards, terminated, truncated, final, last, gamma):
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 3), st.sampled_from([0.0, 0.5, 0.9, 1.0]))
 def test_returns_are_those_of_a_walk(seed, T, N, gamma):
     g = generator(seed)

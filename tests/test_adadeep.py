@@ -43,7 +43,7 @@ def check(module, found, x):
 
 
 @pytest.mark.parametrize("technique", CONV)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(inputs=CHANNELS, outputs=st.integers(2, 24), kernel=st.sampled_from([1, 3, 5]), side=st.integers(1, 6))
 def test_a_convolutions_module_is_what_the_formula_counts(technique, inputs, outputs, kernel, side):
     shape = Shape("conv", inputs, outputs, kernel, side)
@@ -54,7 +54,7 @@ def test_a_convolutions_module_is_what_the_formula_counts(technique, inputs, out
 
 
 @pytest.mark.parametrize("technique", [t for t in FC if t != "gap"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(inputs=CHANNELS, outputs=CHANNELS)
 def test_a_linear_layers_module_is_what_the_formula_counts(technique, inputs, outputs):
     shape = Shape("linear", inputs, outputs)

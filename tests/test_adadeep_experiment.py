@@ -83,7 +83,7 @@ def test_latency_and_energy_of_a_part_by_hand():
 
 
 @given(design=st.tuples(*map(st.sampled_from, SPACES)), key=st.sampled_from(sorted(platforms())))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_costs_of_a_design_are_sums_over_its_parts(design, key):
     on = platform(key)
     whole = np.array([part_cost(p, on) for layer in design_parts(LAYERS, design) for p in layer]).sum(0)
@@ -112,7 +112,7 @@ def test_terms_of_a_demand_by_hand():
 
 
 @given(demand=DEMANDS, factor=st.floats(1, 3), which=st.sampled_from(["loss", "latency", "storage"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_wider_budgets_never_make_a_design_infeasible(recorded_study, demand, factor, which):
     wider = Demand(**{**demand.__dict__, which: getattr(demand, which) * factor})
     before, after = (recorded_study.terms(d, "val").feasible for d in (demand, wider))
@@ -121,7 +121,7 @@ def test_wider_budgets_never_make_a_design_infeasible(recorded_study, demand, fa
 
 
 @given(demand=DEMANDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_best_reward_is_the_best_of_the_constrained_problem(recorded_study, demand):
     spread = recorded_study.costs(demand.platform)
     plain = spread[NONE]

@@ -46,7 +46,7 @@ def absolute(a, b):
 # --- generators ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from(SHAPES), st.integers(0, 10_000))
 def test_macs_are_those_that_torch_runs_for_every_design(skeleton, seed):
     design = random_design(skeleton, "design", seed)
@@ -101,7 +101,7 @@ def slices_of(net, small):
         p.data.copy_(big[name][tuple(slice(n) for n in p.shape)])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from(SHAPES), st.integers(0, 10_000))
 def test_a_design_is_its_path_through_the_supernet(skeleton, seed):
     design = random_design(skeleton, "path", seed)

@@ -94,14 +94,14 @@ def sequence_nets(draw):
 
 
 @given(st.one_of(conv_nets(grouped=True), sequence_nets()))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_forward_pass_costs_what_torch_counts(case):
     net, x = case
     assert count(net, x)["forward"].sum() == flops(net, x) > 0
 
 
 @given(st.one_of(conv_nets(grouped=False), sequence_nets()), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_whole_step_costs_what_torch_counts(case, input_grad):
     net, x = case
     x.requires_grad_(input_grad)
@@ -110,7 +110,7 @@ def test_a_whole_step_costs_what_torch_counts(case, input_grad):
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_grouped_convolution_is_its_groups(groups, inputs, outputs, stride):
     # torch counts the grouped weight gradient `groups` times too often; of one group it counts it right
     x = torch.zeros(2, groups * inputs, 6, 6, requires_grad=True)
@@ -286,7 +286,7 @@ def by_loops(x, weight, stride, padding, groups):
 
 
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.integers(0, 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_tiny_convolution_multiplication_by_multiplication(batch, groups, channels, kernel, stride, padding):
     net = nn.Conv2d(groups * channels, groups, kernel, stride, padding, groups=groups)
     found = forward_work(net, torch.zeros(batch, groups * channels, 4, 5))
@@ -296,7 +296,7 @@ def test_a_tiny_convolution_multiplication_by_multiplication(batch, groups, chan
 
 
 @given(st.integers(1, 7), st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_sparse_products_cost_their_entries(rows, inner, columns, seed):
     class Product(nn.Module):
         def forward(self, a, b):
@@ -460,7 +460,7 @@ def test_bitops_pair_each_product_with_its_two_factors():
     st.lists(st.tuples(st.integers(1, 32), st.integers(1, 32)), min_size=1, max_size=20),
     st.integers(1, 256),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bitops_of_a_training_by_a_loop(macs, steps, batch):
     expected = 0
     for b, g in steps:

@@ -21,7 +21,7 @@ def rint(value):
 
 
 @given(st.integers(1, 300), BOUNDS, st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_schedule_is_the_papers_formula(iterations, bounds, cycles):
     assume(cycles <= iterations)
     (low, high), period = bounds, int(iterations / cycles)
@@ -44,7 +44,7 @@ def test_a_cycle_is_a_ramp_and_then_a_drop():
 
 
 @given(st.integers(1, 300), BOUNDS, st.integers(1, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_controls_have_the_same_bits(iterations, bounds, cycles):
     assume(cycles <= iterations)
     bits, back = (schedule(iterations, *bounds, cycles) for schedule in (cyclic, reversed_ramps))
@@ -66,7 +66,7 @@ def test_shuffled_bits_lose_their_order():
 
 
 @given(BOUNDS, st.integers(1, 40), st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_triangle_comes_down_as_it_went_up(bounds, half, cycles):
     (low, high), period = bounds, 2 * half
     bits = triangle(period * cycles, low, high, cycles)

@@ -303,7 +303,7 @@ def test_sharpness_of_a_bowl_is_known():
 
 
 @given(st.lists(st.floats(0, 1), min_size=7, max_size=7), st.floats(0.01, 0.9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_bound_is_the_first_large_gain(accuracy, threshold):
     found = range_test.lower_bound(accuracy, threshold)
     gains = {b: after - before for b, before, after in zip(range(3, 9), accuracy, accuracy[1:], strict=False)}
@@ -323,7 +323,7 @@ def test_fresh_networks_forget_and_the_continuing_one_does_not():
 
 
 @given(st.integers(0, 2**31), st.integers(4, 20), st.floats(-0.9, 0.9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_variance_interval_inverts_the_pitman_morgan_test(seed, n, rho):
     rng = np.random.default_rng(seed)
     a = rng.normal(size=n)

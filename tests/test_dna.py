@@ -137,7 +137,7 @@ def test_sums_over_layers_priced_one_by_one_are_the_tables(name, priced):
     st.sampled_from(sorted(TEMPLATES)), st.integers(1, 70), st.integers(1, 70), st.integers(1, 33),
     st.sampled_from([1, 3, 5]), st.booleans(),
 )  # fmt: skip
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_utilisation_stays_below_one_and_ragged_tiles_are_rounded_up(name, k, c, rows, kernel, depthwise):
     layer = Layer("x", G=c if depthwise else 1, K=1 if depthwise else k, C=1 if depthwise else c, Y=rows, X=rows)
     layer = Layer("x", **{d: getattr(layer, d) for d in "GKCYX"}, R=kernel, S=kernel)
@@ -264,7 +264,7 @@ def test_the_smooth_maximum_is_as_near_as_stated(priced):
 
 
 @given(st.sampled_from(sorted(TEMPLATES)), st.integers(0, 10**6), st.floats(0.1, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_derived_design_keeps_to_the_limits_whatever_the_logits(name, seed, spread):
     found = COSTS.setdefault(name, accelerators.costs(BIG, TEMPLATES[name]))
     design = method.derive(found, logits(name, seed, spread))
@@ -403,7 +403,7 @@ def test_a_supernet_along_one_path_is_that_network():
     assert convs == 4
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_computing_one_path_gives_the_gradients_of_computing_all(seed):
     """The others have the weight 0: nothing of them reaches the loss."""

@@ -33,7 +33,7 @@ from workbench.evidence import (
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=24), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_interval_is_scipys(samples, confidence):
     if np.std(samples) < 1e-6:
         return

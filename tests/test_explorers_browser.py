@@ -1,15 +1,8 @@
 """Explorers as a reader meets them: in a page from a file with no network, and in a real JupyterLab."""
 
 import io
-import json
-import os
 import re
-import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +11,7 @@ import matplotlib.image
 import nbformat
 import numpy as np
 import pytest
+from conftest import ask, jupyterlab
 from test_explorer import (
     ETAS,
     POINTS,
@@ -37,27 +31,6 @@ from workbench.explorer import Picture, page
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: install one or set CHROMIUM=path")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -360,11 +333,6 @@ def test_what_is_shown_is_told_to_those_who_cannot_see_it(tab, exported):
     expect(slider).to_have_attribute("aria-valuetext", "20%")
 
 
-def ask(url, method="GET"):
-    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=20) as answer:
-        return json.loads(answer.read() or "null")
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A JupyterLab on a free loopback port, serving one notebook: an explorer, and a cell that waits."""
@@ -377,36 +345,8 @@ def lab(tmp_path_factory):
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     (home / "root").mkdir()
     nbformat.write(notebook, home / "root" / "one.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
-    command += [
-        "--ServerApp.port_retries=0",
-        "--IdentityProvider.token=",
-        "--ServerApp.disable_check_xsrf=True",
-    ]
-    folders = {f"JUPYTER_{name}_DIR": str(home / name) for name in ("CONFIG", "DATA", "RUNTIME")}
-    folders |= {f"JUPYTERLAB_{name}_DIR": str(home / name) for name in ("SETTINGS", "WORKSPACES")}
-    environment = {**os.environ, **folders}
-    environment.pop("WORKBENCH_HOST", None)
-    with open(home / "log", "wb") as log:
-        server = subprocess.Popen(command, cwd=home / "root", env=environment, stdout=log, stderr=log)
-        try:
-            url, start = f"http://127.0.0.1:{port}", time.monotonic()
-            while True:
-                try:
-                    ask(f"{url}/api")
-                    break
-                except OSError:
-                    log_so_far = (home / "log").read_text()
-                    assert server.poll() is None, log_so_far
-                    assert time.monotonic() - start < 120, log_so_far
-                    time.sleep(0.2)
-            yield url, home / "root"
-        finally:
-            server.terminate()
-            server.wait(30)
+    with jupyterlab([sys.executable, "-m", "jupyterlab"], home / "root", home) as url:
+        yield url, home / "root"
 
 
 def test_in_jupyterlab_the_kernel_is_not_asked(browser, lab):

@@ -147,7 +147,11 @@ def runs_back(svg):
             yield x
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in (ROOT / "figures").glob("*/*/*.svg")}), ids=lambda path: "-".join(path.parts[-2:]))
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.parent for path in (ROOT / "figures").glob("*/*/*.svg")}),
+    ids=lambda path: "-".join(path.parts[-2:]),
+)
 def test_no_line_of_a_kept_picture_runs_back_in_x(folder):
     assert not [path.name for path in folder.glob("*.svg") for _ in runs_back(path.read_text("utf-8"))]
 

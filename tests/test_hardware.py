@@ -166,7 +166,7 @@ def test_a_kernel_in_one_piece_reads_each_input_once_and_strides_skip():
     st.permutations("KCN"),
     st.sampled_from(list(WRITTEN)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_moves_less_than_once_and_larger_buffers_never_move_more(sizes, tiles, order, product):
     layer = Layer(**dict(zip("NKC", map(float, sizes), strict=True)), product=product)
     tile = dict(zip("NKC", map(float, tiles), strict=True))
@@ -244,7 +244,7 @@ def test_scale_sims_example(dataflow, cycles, weights, inputs, outputs):
     st.tuples(*[st.integers(1, 20)] * 2),
     st.tuples(*[st.integers(1, 70)] * 3),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_systolic_arrays_fold_by_fold(dataflow, array, sizes):
     moved, cycles = systolic(dataflow, *array, *sizes)
     expected, counts = step_by_step(dataflow, *array, *sizes)
@@ -432,7 +432,7 @@ def test_cycles_wait_for_the_slowest_memory():
 
 
 @given(st.lists(st.tuples(st.integers(2, 9), st.integers(1, 30)), min_size=2, max_size=5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_design_points_side_by_side_cost_what_each_costs_alone(points):
     bits, array = (torch.tensor(column, dtype=torch.float64) for column in zip(*points, strict=True))
     layer = replace(CONV3, weight_bits=bits, input_bits=bits, output_bits=bits)

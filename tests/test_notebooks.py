@@ -168,7 +168,7 @@ def nbval(path, out):
     """Run pytest with nbval on a notebook in a process of its own; what it saves goes to `out`."""
     quiet = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=180", "-p", "no:cacheprovider"]
+    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "-p", "no:cacheprovider"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(path)],
         cwd=ROOT,

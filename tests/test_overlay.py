@@ -52,7 +52,7 @@ def test_the_exact_change_is_what_a_fine_sample_finds(hidden):
     assert overlay.region_change(pair, SQUARE)[0, 1] == pytest.approx(sampled, abs=3e-3)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(2, 4))
 def test_change_is_a_distance(seed, count):
     found = overlay.region_change(nets(count, 4, 3, first=seed), SQUARE)

@@ -225,7 +225,7 @@ def test_parallel_families(directions, n):
     assert euler(found) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(*[st.integers(-4, 4)] * 3), min_size=1, max_size=14), st.booleans())
 def test_integer_lines_meet_many_at_a_point(lines, absolute):
     """With the lines of all zeros, the constants and the repeats left in the network: they must not count."""
@@ -365,7 +365,7 @@ def networks(draw):
     return nn.Sequential(*layers, dense(widths[-1], draw(st.integers(1, 3))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(networks())
 def test_random_networks_as_by_loops(net):
     found = same_as_the_loops(net, box(2.0, (0.1, 0.2)))

@@ -153,7 +153,7 @@ def test_an_error_is_quantised_on_the_way_back_only():
     assert 2 < len(y.grad.unique()) <= 8
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     bits=st.sampled_from([2, 4, 8, 32]),
     error_bits=st.sampled_from([2, 6, 8, 32]),

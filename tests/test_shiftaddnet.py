@@ -92,7 +92,6 @@ def test_log_and_linear_rounding_differ(w, log, linear):
     assert round_power(w, -7, "linear").item() == linear
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=20), st.integers(-15, -1))
 def test_rounding_is_the_nearest_level_in_its_own_domain(values, low):
     w = torch.tensor(values)
@@ -179,7 +178,7 @@ def differ_from_broadcast(x, layer, g):
     return [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.sampled_from([1, 3]), st.sampled_from([1, 2]),
     st.sampled_from([0, 1]), st.integers(3, 7), st.integers(3, 6), st.integers(0, 10**6),

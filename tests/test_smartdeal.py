@@ -108,7 +108,7 @@ def test_other_kernels_stay_as_they_are(shape):
 
 
 @given(st.floats(-1e6, 1e6, allow_subnormal=False), st.sampled_from([torch.float32, torch.float64]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_nearest_power_of_two_is_found_by_trying(value, dtype):
     value = torch.tensor(value, dtype=dtype).item()
     assume(value == 0 or abs(value) > 1e-30)
@@ -128,7 +128,7 @@ def test_ties_go_down_and_distance_is_linear():
     arrays(np.float32, (7, 3), elements=st.floats(-40, 40, width=32, allow_subnormal=False)),
     st.sampled_from([0.0, 2.0**-8, 0.25]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_rounding_is_idempotent_odd_and_on_the_grid(x, smallest):
     x = torch.from_numpy(x)
     once = power_of_two(x, smallest)
@@ -176,7 +176,7 @@ def test_where_columns_vanish_the_smallest_solution_is_taken():
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.02, 0.1, 0.3]), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_only_the_refit_of_b_cannot_raise_the_error(seed, threshold, rows):
     """For the same Ce: of iterations nothing of the kind is true (next test)."""
     blocks = 0.1 * torch.randn(6, 24, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -226,7 +226,7 @@ def test_rows_go_whole_and_only_where_they_are_wanted():
 
 
 @given(st.sampled_from(SHAPES), st.integers(0, 1000), st.sampled_from([0.0, 0.03, 0.2, 10.0]), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_the_weights_the_form_holds_and_bytes_give_it_back(shape, seed, threshold, rows):
     weight = 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     layer = decompose(weight, threshold, rows, iterations=4)
@@ -271,7 +271,7 @@ def test_bits_are_those_of_the_exponents_that_occur():
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**13 - 1), st.integers(1, 13)), max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bits_written_are_bits_read(pairs):
     out = BitWriter()
     for value, width in pairs:
@@ -294,7 +294,7 @@ def test_what_cannot_be_packed_or_read_is_refused():
 
 
 @given(arrays(np.float32, (2, 3, 3), elements=st.floats(-8, 8, width=32, allow_subnormal=False)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_eight_bits_are_integers_times_one_power_of_two(b):
     b = torch.from_numpy(b)
     assume(b.abs().max() > 1e-6)
@@ -455,7 +455,7 @@ def random_steps(steps, seed, **settings_):
 
 
 @given(st.integers(0, 100), st.integers(1, 7))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_change_is_a_doubling_a_halving_or_by_way_of_zero(seed, bar):
     optimiser, seen = random_steps(100, seed, bar=bar)
     moved = 0

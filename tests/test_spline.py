@@ -183,7 +183,7 @@ def test_distance_is_the_loop_s_and_knows_lines_only(rows, rho, factor, flips):
 # --- which units go ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(0, 10**6), st.sampled_from(["redundancy", "isolated", "scaled", "merge"]), st.sampled_from([0, 0.05])
 )

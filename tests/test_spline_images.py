@@ -98,7 +98,7 @@ def official_partition(history, lookback=3, threshold=0.16):
     return math.nan
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.floats(0.02, 1.0))
 def test_the_partition_detector_fires_when_the_released_one_does(seed, cooling):
     rng, state, history = (
@@ -114,7 +114,7 @@ def test_the_partition_detector_fires_when_the_released_one_does(seed, cooling):
     np.testing.assert_equal(fired, official_partition(history))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.floats(0.02, 0.6))
 def test_the_mask_detector_fires_when_the_fifo_of_early_bird_does(seed, flips):
     g, masks = generator("masks", seed), [torch.rand(64, generator=generator("first", seed)) < 0.5]

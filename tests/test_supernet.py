@@ -176,7 +176,7 @@ def test_without_its_score_a_sliced_width_gets_no_gradient():
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_expected_cost_is_the_sum_over_all_designs_of_probability_times_cost(seed):
     space = random_space(seed)
     logits = random_logits(seed, space.sizes)
@@ -258,7 +258,7 @@ def test_pressure_doubles_above_halves_below_and_rests_inside():
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 6), st.floats(0, 0.9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_most_probable_design_in_a_band_is_the_one_that_enumeration_finds(seed, scale, where):
     space = random_space(seed)
     logits, designs = random_logits(seed, space.sizes, scale), space.designs()

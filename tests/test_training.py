@@ -65,7 +65,7 @@ def test_masked_weights_stay_side_by_side_too():
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(0, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_dropout_of_a_model_depends_on_its_seed_and_the_epoch_only(seeds, epoch):
     torch.manual_seed(len(seeds))  # the global stream must not matter
     together = dropout_masks(seeds, epoch, (4, 5), 0.5)

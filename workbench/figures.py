@@ -100,7 +100,7 @@ def save(
     for line in (line for axes in drawn.axes for line in axes.lines if line.get_linestyle() != "None"):
         steps = np.diff(np.ma.masked_invalid(line.get_xdata(orig=False)).compressed())
         if (steps > 0).any() and (steps < 0).any():
-            raise WorkbenchError(f"{name}: the line {line.get_label()!r} runs back in x: sort the rows it is drawn from")
+            raise WorkbenchError(f"{name}: the line {line.get_label()!r} runs back in x: sort its rows")
     meta = {
         "parameters": dict(result.parameters),
         "data": result.data_hash,
