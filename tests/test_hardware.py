@@ -15,7 +15,7 @@ from torch import nn
 
 from workbench import WorkbenchError, hardware
 from workbench.accelerator import Accelerator, evaluate, eyeriss, generic, sram_energy, unit_energies
-from workbench.cost import Operations
+from workbench.cost import Macs, Operations
 from workbench.dataflow import RELEVANT, Layer, Mapping, pieces, traffic
 from workbench.eyeriss import ALEXNET, ledger_rows, row_stationary
 from workbench.eyeriss import table as eyeriss_table
@@ -84,7 +84,7 @@ def nests(seed, structures, points):
                 tile = {d: chance.randint(1, shape[d]) for d in DIMS}
                 spatial = {d: chance.choice([1, 1, 2, 3]) for d in DIMS}
                 register = {d: chance.choice([1, 1, 2]) for d in DIMS}
-                found.append((shape, tile, spatial, register, chance.randint(1, 3)))
+                found.append((shape, tile, spatial, register, (chance.randint(1, 3), chance.randint(1, 3))))
         yield dram, buffer, streamed, product, found
 
 
@@ -104,7 +104,7 @@ def test_thousands_of_random_nests_move_exactly_what_a_walk_counts(seed):
             return torch.tensor([float(point[part][d]) for point in points], dtype=torch.float64)
 
         sizes, tile, spatial, register = ({d: column(part, d) for d in DIMS} for part in range(4))
-        stride = torch.tensor([float(point[4]) for point in points], dtype=torch.float64)
+        stride = tuple(torch.tensor([point[4] for point in points], dtype=torch.float64).T)
         layer = Layer(**sizes, stride=stride, product=product)
         found = traffic(layer, Mapping(dram, buffer, tile, spatial, register, streamed))
         for place, point in enumerate(points):
@@ -147,10 +147,10 @@ def test_numbers_and_tensors_are_the_same_nest(dataflow):
 def test_the_walk_by_hand():
     # Two filters, three pixels, one channel; filters outermost: each weight once, each input for each filter.
     shape, ones = dict.fromkeys(DIMS, 1) | {"K": 2, "X": 3}, dict.fromkeys(DIMS, 1)
-    found = walk(shape, 1, "", "KX", shape, ones, ones, (), "forward")
+    found = walk(shape, (1, 1), "", "KX", shape, ones, ones, (), "forward")
     assert [found[f"{o} buffer"] for o in RELEVANT] == [2, 6, 6]
     assert [found[f"{o} dram"] for o in RELEVANT] == [2, 3, 6]
-    swapped = walk(shape, 1, "", "XK", shape, ones, ones, (), "forward")
+    swapped = walk(shape, (1, 1), "", "XK", shape, ones, ones, (), "forward")
     assert [swapped[f"{o} buffer"] for o in RELEVANT] == [6, 3, 6]
 
 
@@ -158,6 +158,49 @@ def test_a_kernel_in_one_piece_reads_each_input_once_and_strides_skip():
     assert Layer(Y=4, X=4, R=3, S=3).volumes["inputs"] == 36
     assert Layer(Y=4, X=4, R=3, S=3, stride=2).volumes["inputs"] == 81
     assert Layer(Y=4, X=4, stride=2).volumes["inputs"] == 16  # a 1x1 kernel of stride 2 touches every other pixel
+
+
+@given(st.data())
+def test_inputs_are_those_that_the_gradient_of_a_convolution_reaches(data):
+    out, kernel, stride = (data.draw(st.tuples(*[st.integers(1, 5)] * 2)) for _ in range(3))
+    images, groups, filters, channels = (data.draw(st.integers(1, 2)) for _ in range(4))
+    size = [(o - 1) * s + k for o, k, s in zip(out, kernel, stride, strict=True)]
+    net = nn.Conv2d(groups * channels, groups * filters, kernel, stride, groups=groups)
+    nn.init.ones_(net.weight)
+    x = torch.zeros(images, groups * channels, *size, requires_grad=True)
+    found = net(x)
+    found.sum().backward()
+    (layer,) = layers(net, x)
+    expected = {"weights": net.weight.numel(), "inputs": int((x.grad > 0).sum()), "outputs": found.numel()}
+    assert layer.volumes == expected
+    # Cut in whichever way, nothing moves less than once, and nothing more often than once a MAC.
+    dram, buffer = (data.draw(st.permutations(DIMS)) for _ in range(2))
+    tile, spatial, register = (
+        {d: data.draw(st.integers(1, 1 + int(getattr(layer, d)))) for d in DIMS} for _ in range(3)
+    )
+    streamed = tuple(data.draw(st.sets(st.sampled_from(list(RELEVANT)))))
+    moved = traffic(layer, Mapping("".join(dram), "".join(buffer), tile, spatial, register, streamed))
+    for operand, volume in expected.items():
+        for kind in (moved.dram, moved.buffer, moved.network):
+            assert volume <= kind[operand] <= layer.macs
+
+
+@given(st.data())
+def test_counts_are_whole_up_to_two_to_the_53_and_refused_beyond(data):
+    """Sizes of up to a million: products in Python's integers know no rounding."""
+    sizes = {d: data.draw(st.integers(1, 10**6) | st.integers(1, 100)) for d in "NKCY"}
+    whole = math.prod(sizes.values())
+    if whole > 2**53:
+        with pytest.raises(WorkbenchError, match="number of MACs of layer 'big' must be a number of at least 1 and at"):
+            Layer("big", **sizes)
+        return
+    for kind in (int, lambda n: torch.tensor(n, dtype=torch.int32), lambda n: torch.tensor(float(n))):
+        layer = Layer("big", **{d: kind(n) for d, n in sizes.items()})
+        assert int(layer.macs) == whole
+        assert int(layer.volumes["outputs"]) == whole // sizes["C"]
+    moved = traffic(layer, Mapping("NKCY", "YKCN", {"N": 3, "K": 5, "C": 7, "Y": 2}, streamed=tuple(RELEVANT)))
+    assert [int(moved.buffer[o]) for o in RELEVANT] == [whole] * 3
+    assert int(moved.cycles) == whole
 
 
 @given(
@@ -187,10 +230,101 @@ def test_what_is_no_nest_is_refused():
         Mapping(streamed=("psums",))
     with pytest.raises(WorkbenchError, match="product must be one of forward, dx, dw; got 'backward'"):
         Layer(product="backward")
-    with pytest.raises(WorkbenchError, match="K of layer 'a' must be at least 1; got 0"):
+    with pytest.raises(WorkbenchError, match="K of layer 'a' must be a whole number of at least 1; got 0"):
         Layer("a", K=0)
     with pytest.raises(WorkbenchError, match="no dataflow 'column': choose from row, weight, output, input"):
         best(Layer(), generic(), "column")
+
+
+ONE = Layer(N=4, K=8, C=8)
+NOT_A_NUMBER = st.sampled_from([math.nan, -math.inf, "8", None, {}, [8, 8], 8j, torch.tensor([8.0, math.nan])])
+BOUNDS = {
+    Layer: {
+        (*DIMS, "stride"): st.floats(max_value=0.99) | st.just(1.5) | st.just(math.inf),
+        ("weight_bits", "input_bits", "output_bits"): st.floats(max_value=0.99),
+        ("density", "weight_zeros", "input_zeros", "output_zeros"): st.floats(max_value=-1e-9) | st.floats(1.01),
+        ("rebuild", "weight_store"): st.floats(max_value=-1e-9),
+    },
+    generic: {
+        ("rows", "columns"): st.floats(max_value=0.99) | st.just(1.5) | st.just(math.inf),
+        ("accumulator_bits", "native_bits"): st.floats(max_value=0.99),
+        ("buffer_kb", "buffer_bits", "buffer_bandwidth", "dram_bandwidth", "megahertz"): st.floats(max_value=0),
+        ("multiply", "add", "shift", "network", "buffer", "dram"): st.floats(max_value=-1e-9),
+        ("register", "register_bits"): st.floats(max_value=-1e-9).map(lambda x: (8, 8, x)) | st.just((8, 8)),
+    },
+}
+
+
+@given(st.sampled_from([(make, names) for make, of in BOUNDS.items() for names in of]), st.data())
+def test_every_number_of_a_layer_and_an_accelerator_is_checked(of, data):
+    make, names = of
+    name = data.draw(st.sampled_from(names))
+    value = data.draw(BOUNDS[make][names] | NOT_A_NUMBER)
+    if value is None and name == "weight_store":  # as wide as the weights
+        return
+    with pytest.raises(WorkbenchError, match=f"^{name} .*must be") as error:
+        make(**{name: value})
+    assert len(str(error.value).splitlines()) == 1
+
+
+LINES = {
+    r"accelerator must be an `Accelerator` such as generic\(\) or eyeriss\(\), not a str": [
+        lambda: breakdown([ONE], accelerator="eyeriss"),
+        lambda: latency([ONE], accelerator="eyeriss"),
+        lambda: best(ONE, "eyeriss"),
+        lambda: hardware.mapping(ONE, "eyeriss", "row", "GKCNY", {}),
+        lambda: evaluate(ONE, Mapping(), "eyeriss"),
+    ],
+    "a layer must be a `Layer`, as `hardware.layers` finds them, not a ": [
+        lambda: breakdown(["conv"]),
+        lambda: breakdown(nn.ModuleList([nn.Conv2d(1, 1, 1)])[:1].children()),
+        lambda: best("conv", generic()),
+        lambda: evaluate("conv", Mapping(), generic()),
+    ],
+    "weight_bits must be a number of at least 1; got {'0': 4}": [
+        lambda: breakdown(nn.Linear(2, 2), torch.zeros(1, 2), weight_bits={"0": 4}),
+        lambda: layers(nn.Linear(2, 2), torch.zeros(1, 2), weight_bits={"0": 4}),
+    ],
+    "no option bits: choose from error_bits, input_bits, training, weight_bits": [
+        lambda: breakdown(nn.Linear(2, 2), torch.zeros(1, 2), bits=4),
+    ],
+    "layers that were found already have their own sizes and bits": [
+        lambda: breakdown([ONE], weight_bits=4),
+        lambda: latency([ONE], torch.zeros(1, 2)),
+    ],
+    "a table shows one design": [
+        lambda: breakdown([replace(ONE, weight_bits=torch.tensor([[2.0], [4.0]]))]),
+        lambda: latency([ONE], accelerator=generic(megahertz=torch.tensor([1.0, 2.0]))),
+    ],
+    "N of layer N=.* must be one number": [lambda: best(replace(ONE, N=torch.tensor([[2.0], [4.0]])), generic())],
+    "no tiling of layer N=4 G=1 K=8 C=8 Y=1 X=10000 R=1 S=1 fits": [
+        lambda: best(replace(ONE, X=10_000), generic(buffer_kb=1)),
+    ],
+    "rows of the accelerator 'generic 45 nm' must be a whole number of at least 1; got 0": [lambda: generic(0)],
+    "an accelerator has no dramm: choose from accumulator_bits, add": [lambda: generic(dramm=3)],
+    "an SRAM's capacity in KB must be a number above 0; got -8": [lambda: sram_energy(-8)],
+    "stride of layer 'a' must be a number, or two": [lambda: Layer("a", stride=(1, 2, 3))],
+    "tile of K must be a whole number of at least 1; got 0": [lambda: Mapping("K", tile={"K": 0})],
+    "spatial must give sizes of some of NGKCYXRS; got 'Z'": [lambda: Mapping("K", spatial={"Z": 2})],
+    "fill must be a number of at least 0; got -1": [lambda: Mapping(fill=-1)],
+    "weight_bits must be a number of at least 0; got -8": [lambda: Macs(10, 10, 10).bitops(-8, 8, 8)],
+    r"the cost's last dimensions must be the logits' \[3, 1\]; got \[4, 3, 2\]": [
+        lambda: expected(torch.zeros(4, 3, 2), torch.zeros(3), torch.zeros(1)),
+    ],
+    "sharpness must be a number above 0; got -1": [lambda: soft_maximum(torch.zeros(3), -1)],
+    "no breakdown to show": [lambda: hardware.side_by_side({})],
+    "bars are stacked by level or operand; got 'layer'": [
+        lambda: hardware.draw_breakdown(figure()[1], hardware.side_by_side({"a": breakdown([ONE])}), "layer"),
+    ],
+    "e must be a whole number of at least 1; got 0.5": [lambda: row_stationary(CONV3, 64, 4, 0.5, 16, 4, 1, 4)],
+}
+
+
+@pytest.mark.parametrize(("line", "call"), [(line, call) for line, calls in LINES.items() for call in calls])
+def test_what_is_wrong_is_said_in_one_line(line, call):
+    with pytest.raises(WorkbenchError, match=line) as error:
+        call()
+    assert len(str(error.value).splitlines()) == 1
 
 
 # --- SCALE-Sim ---------------------------------------------------------------------------------------------------

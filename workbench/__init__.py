@@ -1,10 +1,12 @@
 """A workbench for ten papers on efficient deep learning: methods, evidence, explorers."""
 
+import math
 import os
 import uuid
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 __version__ = version("efficient-dl-workbench")
 
@@ -14,6 +16,27 @@ ROOT = Path(__file__).resolve().parents[1]
 
 class WorkbenchError(Exception):
     """Something the reader can put right. Its text is one line that says how; no traceback is shown."""
+
+
+def check_number(
+    what: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False, above: bool = False
+) -> None:
+    """Refuse, in one line, what is no number from ``low`` to ``high``; of an array or tensor, if any entry is none.
+
+    ``whole``: no fractions; ``above``: ``low`` itself is refused too. NaN lies nowhere.
+    """
+    try:
+        fine = ((value > low) if above else (value >= low)) & (value <= high)
+        if whole:
+            fine = fine & (value % 1 == 0)
+        fine = fine if isinstance(fine, bool) else bool(fine.all())
+    except TypeError:
+        fine = False
+    if not fine:
+        kind = "a whole number" if whole else "a number"
+        bounds = f"above {low:g}" if above else f"of at least {low:g}"
+        bounds += f" and at most {high:g}" if high < math.inf else ""
+        raise WorkbenchError(f"{what} must be {kind} {bounds}; got {' '.join(repr(value).split())}")
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ root of its capacity. They miss the 32-bit entries by 3, 20 and 26 %.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, reduce
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from workbench import ROOT, WorkbenchError
+from workbench import ROOT, WorkbenchError, check_number
 from workbench.cost import Operations
 from workbench.dataflow import RELEVANT, WRITTEN, Layer, Mapping, Number, largest, least, pieces, times, traffic
 
@@ -55,6 +55,7 @@ def unit_energy(op: str, format: str, platform: str = "asic45") -> float:
 
 def sram_energy(kilobytes: Number) -> Number:
     """pJ a bit of a 45 nm SRAM: the 8 KB one of Horowitz, growing with the square root of the capacity."""
+    check_number("an SRAM's capacity in KB", kilobytes, 0, above=True)
     return unit_energy("sram", "8 KB") * (kilobytes / 8) ** 0.5
 
 
@@ -112,6 +113,23 @@ class Accelerator:
     run_length: bool = False
     source: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no accelerator."""
+        of = f"of the accelerator {self.name!r}"
+        for size in ("rows", "columns"):
+            check_number(f"{size} {of}", getattr(self, size), 1, whole=True)
+        for bits in ("accumulator_bits", "native_bits"):
+            check_number(f"{bits} {of}", getattr(self, bits), 1)
+        for some in ("buffer_bits", "buffer_bandwidth", "dram_bandwidth", "megahertz"):
+            check_number(f"{some} {of}", getattr(self, some), 0, above=True)
+        for pj in ("multiply", "add", "shift", "network", "buffer", "dram"):
+            check_number(f"{pj} {of}", getattr(self, pj), 0)
+        for each in ("register_bits", "register"):
+            if not isinstance(values := getattr(self, each), tuple) or len(values) != 3:
+                raise WorkbenchError(f"{each} {of} must be three: of weights, inputs, partial sums; got {values!r}")
+            for value in values:
+                check_number(f"{each} {of}", value, 0)
+
 
 def generic(rows: Number = 16, columns: Number = 16, buffer_kb: Number = 128, **changes: Any) -> Accelerator:
     """A 45 nm accelerator of our own making, out of Horowitz's energies and the laws of this module.
@@ -120,6 +138,10 @@ def generic(rows: Number = 16, columns: Number = 16, buffer_kb: Number = 128, **
     size are Eyeriss'), DRAM is the cheaper of Horowitz's two. Bandwidths and frequency are our choice. ``changes``
     replace fields of the result.
     """
+    check_number("buffer_kb", buffer_kb, 0, above=True)
+    if unknown := set(changes) - (known := {field.name for field in fields(Accelerator)}):
+        names = ", ".join(sorted(unknown))
+        raise WorkbenchError(f"an accelerator has no {names}: choose from {', '.join(sorted(known))}")
     registers = 384, 64, 64
     plain = Accelerator(
         name="generic 45 nm",
@@ -199,6 +221,17 @@ class Cost:
         return sum(self.pj.values())
 
 
+def check_machine(layer: Any, accelerator: Any) -> None:
+    """Refuse a layer and an accelerator that are none (a name, say)."""
+    if not isinstance(layer, Layer):
+        raise WorkbenchError(
+            f"a layer must be a `Layer`, as `hardware.layers` finds them, not a {type(layer).__name__}"
+        )
+    if not isinstance(accelerator, Accelerator):
+        kind = type(accelerator).__name__
+        raise WorkbenchError(f"accelerator must be an `Accelerator` such as generic() or eyeriss(), not a {kind}")
+
+
 def evaluate(layer: Layer, mapping: Mapping, accelerator: Accelerator) -> Cost:
     """Energy and cycles of a layer whose loop nest is cut as ``mapping`` says.
 
@@ -206,6 +239,7 @@ def evaluate(layer: Layer, mapping: Mapping, accelerator: Accelerator) -> Cost:
     accumulator's). Every point of the nest reads both factors and reads and writes a partial sum in the registers.
     Smooth in bits, zeros and energies, so tensors of these may carry gradients.
     """
+    check_machine(layer, accelerator)
     moved, written, a = traffic(layer, mapping), WRITTEN[layer.product], accelerator
     volumes = layer.volumes
     bits = {"weights": layer.weight_bits, "inputs": layer.input_bits, "outputs": layer.output_bits}

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, check_number
 
 PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1, "_sparse_addmm": 1}
 """Matrix products of the dispatcher, and where their first factor stands; linear layers, LSTMs, attention and einsum
@@ -136,8 +136,7 @@ class _Recorder(TorchDispatchMode):
                 shapes = tuple(args[0].shape), tuple(parameters[0].shape) if parameters else (), tuple(out.shape)
                 needs = self.running[-1][1], any(p.requires_grad for p in parameters)
                 work = forward, dx.times(needs[0]), dw.times(needs[1])
-                stride = getattr(module, "stride", 1)
-                options = (stride[0] if isinstance(stride, tuple | list) else stride, False)
+                options = (_stride(getattr(module, "stride", 1)), False)
                 self.events.append(Event(self.names[module], type(module).__name__, work, sizes, shapes, options))
         self.running.pop()
 
@@ -169,7 +168,7 @@ class _Recorder(TorchDispatchMode):
         if name == "convolution":  # x, weight [out, in / groups, ...], or [in, out / groups, ...] if transposed
             x, weight, stride, transposed = args[0], args[1], args[3], args[6]
             macs = (x if transposed else out).numel() * weight.shape[1:].numel()
-            self._product(name, macs, x, weight, out, (stride[0], transposed))
+            self._product(name, macs, x, weight, out, (_stride(stride), transposed))
         elif name in PRODUCTS:  # [..., n, k] times [..., k, m], or times a vector [k]
             a, b = args[PRODUCTS[name] :][:2]
             if _sparse(a):  # whose entries are the weights
@@ -234,6 +233,12 @@ class _Recorder(TorchDispatchMode):
         self.events.append(
             Event(self._layer(), op, works, (entries * weighted, n, out.numel()), shapes, ("S X", entries))
         )
+
+
+def _stride(stride: int | Sequence[int]) -> int | tuple[int, ...]:
+    """One number, where it is the same in all directions."""
+    each = tuple(stride) if isinstance(stride, tuple | list) else (stride,)
+    return each[0] if len(set(each)) == 1 else each
 
 
 def _sparse(x: Tensor) -> bool:
@@ -356,6 +361,8 @@ class Macs:
 
     def bitops(self, weight_bits: Any, input_bits: Any, error_bits: Any) -> Any:
         """MACs times the bits of both factors; bits may be numbers or arrays."""
+        for name, bits in (("weight_bits", weight_bits), ("input_bits", input_bits), ("error_bits", error_bits)):
+            check_number(name, bits, 0)
         weights_inputs, weights_errors = weight_bits * input_bits, weight_bits * error_bits
         return self.forward * weights_inputs + self.dx * weights_errors + self.dw * (input_bits * error_bits)
 

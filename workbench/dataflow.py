@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, check_number
 from workbench.cost import Operations
 
 DIMS = "NGKCYXRS"
@@ -36,6 +36,8 @@ WRITTEN = {"forward": "outputs", "dx": "inputs", "dw": "weights"}
 """The operand that a product of training sums into; the other two are read. All three are the same nest."""
 
 Number = float | Tensor
+LARGEST = 2.0**53
+"""Counts are float64, which holds every whole number up to here."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Layer:
         X: output columns.
         R: kernel rows.
         S: kernel columns.
-        stride: of both directions.
+        stride: of both directions, or a pair: of rows and of columns.
         product: ``forward`` (Y = W X), ``dx`` (W G) or ``dw`` (G X), which sum into outputs, inputs, weights.
         arithmetic: operations at each of the nest's points: a MAC, an adder's 2 additions, a shift and an addition.
         density: share of the weights that are there at all, a number, as in a sparse matrix. The rest costs nothing;
@@ -69,7 +71,7 @@ class Layer:
         rebuild: shift-and-add pairs that rebuild a weight before it enters the array (SmartDeal).
     """
 
-    name: str = ""
+    name: str = field(default="", compare=False)  # layers of one shape cost the same
     N: Number = 1
     G: Number = 1
     K: Number = 1
@@ -78,7 +80,7 @@ class Layer:
     X: Number = 1
     R: Number = 1
     S: Number = 1
-    stride: Number = 1
+    stride: Number | tuple[Number, Number] = 1
     product: str = "forward"
     arithmetic: Operations = Operations(1, 1)  # noqa: RUF009
     density: Number = 1.0
@@ -92,29 +94,54 @@ class Layer:
     rebuild: Number = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no layer."""
+        """Refuse what is no layer, and more points than float64 can count."""
         if self.product not in WRITTEN:
             raise WorkbenchError(f"product must be one of {', '.join(WRITTEN)}; got {self.product!r}")
-        for name in (*DIMS, "stride", "weight_bits", "input_bits", "output_bits"):
-            if bool(torch.as_tensor(getattr(self, name) < 1).any()):
-                raise WorkbenchError(f"{name} of layer {self.name!r} must be at least 1; got {getattr(self, name)}")
+        of = f"of layer {self.name!r}"
+        for d in DIMS:
+            check_number(f"{d} {of}", getattr(self, d), 1, whole=True)
+        if isinstance(self.stride, tuple) and len(self.stride) != 2:
+            raise WorkbenchError(f"stride {of} must be a number, or two: of rows and of columns; got {self.stride}")
+        for stride in self.strides.values():
+            check_number(f"stride {of}", stride, 1, whole=True)
+        for bits in ("weight_bits", "input_bits", "output_bits"):
+            check_number(f"{bits} {of}", getattr(self, bits), 1)
+        for share in ("density", "weight_zeros", "input_zeros", "output_zeros"):
+            check_number(f"{share} {of}", getattr(self, share), 0, 1)
+        check_number(f"rebuild {of}", self.rebuild, 0)
+        if self.weight_store is not None:
+            check_number(f"weight_store {of}", self.weight_store, 0)
+        check_number(f"the number of MACs {of}", self.macs, 1, LARGEST)
+
+    @property
+    def strides(self) -> dict[str, Number]:
+        """Of kernel rows and of kernel columns."""
+        down, across = self.stride if isinstance(self.stride, tuple) else (self.stride, self.stride)
+        return {"R": down, "S": across}
+
+    @property
+    def label(self) -> str:
+        """The name, or the sizes of a layer that has none."""
+        sizes = " ".join(f"{d}={getattr(self, d)}" for d in DIMS)
+        return repr(self.name) if self.name else " ".join(sizes.split())  # in one line, tensors too
 
     @property
     def macs(self) -> Number:
         """Points of the nest, those of absent weights among them."""
-        return self.N * self.G * self.K * self.C * self.Y * self.X * self.R * self.S
+        return math.prod(number(getattr(self, d)) for d in DIMS)
 
     @property
     def volumes(self) -> dict[str, Number]:
-        """Elements of each operand."""
+        """Elements of each operand; of the inputs those that a kernel reaches, which strides may pass by."""
+        size = {d: number(getattr(self, d)) for d in DIMS}
         rows, columns = (
-            _extent(_Sum(1, out), _Sum(1, kernel, least(self.stride, kernel)))
-            for out, kernel in ((self.Y, self.R), (self.X, self.S))
+            _extent(_Sum(1.0, size[out]), _Sum(1.0, size[kernel], least(number(stride), size[kernel])))
+            for (kernel, stride), out in zip(self.strides.items(), "YX", strict=True)
         )
         return {
-            "weights": self.G * self.K * self.C * self.R * self.S,
-            "inputs": self.N * self.G * self.C * rows * columns,
-            "outputs": self.N * self.G * self.K * self.Y * self.X,
+            "weights": math.prod(size[d] for d in RELEVANT["weights"]),
+            "inputs": size["N"] * size["G"] * size["C"] * rows * columns,
+            "outputs": math.prod(size[d] for d in RELEVANT["outputs"]),
         }
 
 
@@ -150,6 +177,12 @@ class Mapping:
         for operand in (*self.streamed, *self.bypass):
             if operand not in RELEVANT:
                 raise WorkbenchError(f"no operand {operand!r}: choose from {', '.join(RELEVANT)}")
+        for part in ("tile", "spatial", "register"):
+            for d, size in getattr(self, part).items():
+                if d not in DIMS:
+                    raise WorkbenchError(f"{part} must give sizes of some of {DIMS}; got {d!r}")
+                check_number(f"{part} of {d}", size, 1, whole=True)
+        check_number("fill", self.fill, 0)
 
 
 @dataclass(frozen=True)
@@ -253,7 +286,7 @@ class _Dim:
     """
 
     def __init__(self, d: str, layer: Layer, mapping: Mapping) -> None:
-        whole, stride = number(getattr(layer, d)), number(layer.stride)
+        whole, stride = number(getattr(layer, d)), number(layer.strides.get(d, 1))
         spatial = number(mapping.spatial.get(d, 1))
         self.outer, self.inner = d in mapping.dram, d in mapping.buffer
         self.tile = least(number(mapping.tile.get(d, 1)), whole) if self.outer else whole
@@ -379,12 +412,13 @@ def _into_array(operand: str, dims: dict[str, _Dim], mapping: Mapping) -> tuple[
 
 
 def traffic(layer: Layer, mapping: Mapping) -> Traffic:
-    """Elements that each level moves, cycles, and what must fit; exact integers up to 2^53."""
+    """Elements that each level moves, cycles, and what must fit: exact, as no count exceeds the layer's points."""
     dims = {d: _Dim(d, layer, mapping) for d in DIMS}
     dram, buffer, network, held, private = {}, {}, {}, {}, {}
     for operand, mine in RELEVANT.items():
         buffer[operand], network[operand] = _into_array(operand, dims, mapping)
-        tile = {d: _Sum(1.0, dims[d].tile, least(number(layer.stride), dims[d].tile)) for d in mine}
+        strides = {d: number(stride) for d, stride in layer.strides.items()}
+        tile = {d: _Sum(1.0, dims[d].tile, least(strides.get(d, 1.0), dims[d].tile)) for d in mine}
         dram[operand], held[operand] = _into_buffer(operand, dims, mapping), _elements(operand, tile)[0]
         if operand in mapping.bypass:
             dram[operand], buffer[operand], held[operand] = buffer[operand], 0.0, 0.0

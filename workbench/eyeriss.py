@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench import check_number
 from workbench.accelerator import evaluate, eyeriss
 from workbench.dataflow import Layer, Mapping, traffic
 from workbench.evidence import Rule, claims_from, equals, published
@@ -40,6 +41,8 @@ loading and control are not modelled."""
 
 def row_stationary(layer: Layer, m: float, n: float, e: float, p: float, q: float, r: float, t: float) -> Mapping:
     """The loop nest of Table III's parameters: kernel rows, e output rows, r channels and t filters side by side."""
+    for size, value in zip("mneprqt", (m, n, e, p, r, q, t), strict=True):
+        check_number(size, value, 1, whole=True)
     tile = {"G": 1, "K": m, "N": n, "Y": e, "C": q * r}
     spatial = {"R": layer.R, "Y": e, "C": r, "K": t}
     return Mapping("GKNYC", "KN", tile, spatial, {"K": p}, streamed=("inputs",), bypass=("weights",))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from workbench import WorkbenchError
-from workbench.accelerator import Accelerator, Cost, evaluate, generic
+from workbench import WorkbenchError, check_number
+from workbench.accelerator import Accelerator, Cost, check_machine, evaluate, generic
 from workbench.accelerator import unit_energy as unit_energy
 from workbench.cost import Event, record
 from workbench.dataflow import Layer, Mapping, Number, largest, least, pieces
@@ -36,6 +35,7 @@ OPERANDS = ("weights", "inputs", "outputs", "arithmetic")
 DATAFLOWS = ("row", "weight", "output", "input")
 """What stays in place while the rest moves past it: rows (Eyeriss), weights, outputs, inputs."""
 PRODUCTS = ("forward", "dx", "dw")
+OPTIONS = {"weight_bits", "input_bits", "error_bits", "training"}
 
 # --- dataflows ---------------------------------------------------------------------------------------------------
 
@@ -51,6 +51,7 @@ def mapping(layer: Layer, accelerator: Accelerator, dataflow: str, order: str, t
     ``row`` (Eyeriss): a PE holds a kernel row of some channels and filters, PEs stand for kernel rows and output rows,
     then for filters and channels; inputs stream.
     """
+    check_machine(layer, accelerator)
     h, w, sizes = accelerator.rows, accelerator.columns, {**{d: getattr(layer, d) for d in "XRS"}, **tile}
 
     def spread(dims: str, pes: Number) -> dict[str, Number]:
@@ -89,8 +90,11 @@ def best(layer: Layer, accelerator: Accelerator, dataflow: str = "row") -> Cost:
     Raises:
         WorkbenchError: no tiling fits, or the dataflow is not known.
     """
+    check_machine(layer, accelerator)
     sizes = []
     for d in "NGKCY":
+        if torch.as_tensor(getattr(layer, d)).numel() != 1:
+            raise WorkbenchError(f"{d} of layer {layer.label} must be one number: tilings of several are not one grid")
         whole = int(getattr(layer, d))
         sizes.append(torch.tensor([*(4**i for i in range(12) if 4**i < whole), whole], dtype=torch.float64))
     grid = torch.cartesian_prod(*sizes).T
@@ -105,7 +109,7 @@ def best(layer: Layer, accelerator: Accelerator, dataflow: str = "row") -> Cost:
     energy = energy.where(flat([torch.as_tensor(c.fits).double() for c in costs]) > 0, torch.inf)
     found = energy.argmin(-1, keepdim=True)
     if bool(torch.isinf(energy.gather(-1, found)).any()):
-        raise WorkbenchError(f"no tiling of layer {layer.name!r} fits {accelerator.name}: it needs a larger buffer")
+        raise WorkbenchError(f"no tiling of layer {layer.label} fits {accelerator.name}: it needs a larger buffer")
 
     def chosen(values: Sequence[Number]) -> Tensor:
         return flat(values).expand(energy.shape).gather(-1, found)[..., 0]
@@ -141,6 +145,8 @@ def layers(
     Raises:
         WorkbenchError: the model cannot be counted, or a three-dimensional convolution.
     """
+    for name, bits in (("weight_bits", weight_bits), ("input_bits", input_bits), ("error_bits", error_bits)):
+        check_number(name, bits, 1)
     found = []
     for event in record(model, *inputs):
         if not event.product:
@@ -220,9 +226,24 @@ def costs(
     **options: Any,
 ) -> list[tuple[Layer, Cost]]:
     """Each layer of a model with what it costs in its best tiling; arguments as of `breakdown`."""
-    accelerator = accelerator or generic()
-    found = layers(model, *inputs, **options) if isinstance(model, nn.Module) else list(model)
-    return [(layer, _cached(replace(layer, name=""), accelerator, dataflow)) for layer in found]
+    accelerator = generic() if accelerator is None else accelerator
+    if unknown := set(options) - OPTIONS:
+        raise WorkbenchError(f"no option {', '.join(sorted(unknown))}: choose from {', '.join(sorted(OPTIONS))}")
+    if isinstance(model, nn.Module):
+        found = layers(model, *inputs, **options)
+    elif inputs or options:
+        raise WorkbenchError("layers that were found already have their own sizes and bits: give inputs to `layers`")
+    else:
+        found = list(model)
+    for layer in found:
+        check_machine(layer, accelerator)
+    return [(layer, _cached(layer, accelerator, dataflow)) for layer in found]
+
+
+def _single(number: Number) -> float:
+    if torch.as_tensor(number).numel() != 1:
+        raise WorkbenchError("a table shows one design: give single numbers here, or tensors to `costs`")
+    return float(number)
 
 
 def breakdown(
@@ -249,7 +270,7 @@ def breakdown(
         WorkbenchError: a layer that fits no tiling, an unknown dataflow, a model that cannot be counted.
     """
     rows = [
-        (layer.name, layer.product, level, operand, float(cost.accesses[level, operand]), float(pj))
+        (layer.name, layer.product, level, operand, _single(cost.accesses[level, operand]), _single(pj))
         for layer, cost in costs(model, *inputs, accelerator=accelerator, dataflow=dataflow, **options)
         for (level, operand), pj in cost.pj.items()
     ]
@@ -266,14 +287,14 @@ def latency(
     **options: Any,
 ) -> pd.DataFrame:
     """Time of one pass, layer after layer: columns layer, product, cycles, milliseconds, utilisation (of the PEs)."""
-    accelerator = accelerator or generic()
+    accelerator = generic() if accelerator is None else accelerator
     rows = [
         (
             layer.name,
             layer.product,
-            float(c.cycles),
-            float(c.cycles) / accelerator.megahertz / 1e3,
-            float(c.utilisation),
+            _single(c.cycles),
+            _single(c.cycles / accelerator.megahertz) / 1e3,
+            _single(c.utilisation),
         )
         for layer, c in costs(model, *inputs, accelerator=accelerator, dataflow=dataflow, **options)
     ]
@@ -290,6 +311,9 @@ def expected(cost: Tensor, *logits: Tensor) -> Tensor:
         cost: ``[..., n1, n2, ...]``, of every combination of the last dimensions (dataflows, tilings, bits).
         logits: one ``[ni]`` for each of these.
     """
+    if cost.shape[cost.dim() - len(logits) :] != tuple(len(choice) for choice in logits):
+        sizes = [len(choice) for choice in logits]
+        raise WorkbenchError(f"the cost's last dimensions must be the logits' {sizes}; got {list(cost.shape)}")
     for choice in reversed(logits):
         cost = (cost * choice.softmax(-1)).sum(-1)
     return cost
@@ -297,6 +321,7 @@ def expected(cost: Tensor, *logits: Tensor) -> Tensor:
 
 def soft_maximum(values: Tensor, sharpness: float = 1.0) -> Tensor:
     """A smooth largest of latencies, over the last dimension: logsumexp, too large by at most ln(n) / sharpness."""
+    check_number("sharpness", sharpness, 0, above=True)
     return torch.logsumexp(sharpness * values, -1) / sharpness
 
 
@@ -305,6 +330,8 @@ def soft_maximum(values: Tensor, sharpness: float = 1.0) -> Tensor:
 
 def side_by_side(arms: Dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Breakdowns by arm as one table: columns arm, level, operand, pj; levels and operands in order."""
+    if not arms:
+        raise WorkbenchError("no breakdown to show: give at least one arm")
     table = (
         pd.concat(arms, names=["arm"]).reset_index("arm").groupby(["arm", "level", "operand"], sort=False)["pj"].sum()
     )
@@ -316,6 +343,8 @@ def draw_breakdown(ax: Axes, table: pd.DataFrame, by: str = "level") -> None:
     """Bars of a table of `side_by_side`, one an arm, stacked by ``level`` or ``operand``; in µJ, or mJ for much."""
     from workbench.figures import COLOURS
 
+    if by not in ("level", "operand"):
+        raise WorkbenchError(f"bars are stacked by level or operand; got {by!r}")
     wide = table.pivot_table(index="arm", columns=by, values="pj", aggfunc="sum", sort=False).fillna(0)
     much = wide.sum(axis=1).max() > 1e10
     wide = wide / (1e9 if much else 1e6)

@@ -13,7 +13,7 @@ WRITTEN = {"forward": "outputs", "dx": "inputs", "dw": "weights"}
 
 def element(operand, at, stride):
     if operand == "inputs":
-        return at["N"], at["G"], at["C"], at["Y"] * stride + at["R"], at["X"] * stride + at["S"]
+        return at["N"], at["G"], at["C"], at["Y"] * stride[0] + at["R"], at["X"] * stride[1] + at["S"]
     return tuple(at[d] for d in USED[operand])
 
 
