@@ -208,7 +208,7 @@ def test_designs_and_their_costs_are_all_there():
 
 
 def test_a_table_of_another_shape_and_too_many_designs_are_refused():
-    with pytest.raises(ValueError, match=r"\[2, 3\]"):
+    with pytest.raises(WorkbenchError, match=r"\[2, 3\]"):
         Space((3, 2), (((0, 1), torch.zeros(2, 3)),))
     with pytest.raises(WorkbenchError, match="too many to list"):
         Space((10,) * 7, (((0,), torch.zeros(10)),)).designs()
@@ -310,3 +310,81 @@ def test_a_space_too_large_to_list_is_searched_all_the_same():
     found = supernet.most_probable(logits, space, 44, 45)
     assert 44 <= float(space.cost(found)) <= 45
     assert len(supernet.random_designs(space, 44, 45, 30, generator(1))) == 30
+
+
+# --- bounds ------------------------------------------------------------------------------------------------------
+
+
+TWO = Space((2, 3), (((0, 1), torch.arange(6.0).view(2, 3)),))
+LINES = {
+    "tau must be a number above 0; got 0": [
+        lambda: supernet.choose_soft(torch.zeros(3), 0),
+        lambda: supernet.choose_hard(torch.zeros(3), 0, generator(0)),
+    ],
+    "active must be a whole number of at least 1 and at most 3; got 0": [
+        lambda: supernet.choose_hard(torch.zeros(3), 1.0, generator(0), active=0),
+    ],
+    "index must be a whole number of at least 0 and at most 2; got 3": [lambda: supernet.fixed(3, 3)],
+    "every must be a whole number of at least 1; got 0": [lambda: supernet.temperature(1, 5.0, 0.98, 0)],
+    "one group, or one a channel, and pads with zeros": [
+        lambda: SlicedConv2d(4, 4, 3, groups=2),
+        lambda: SlicedConv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    ],
+    "outputs must be a whole number of at least 1 and at most 4; got 5": [
+        lambda: SlicedConv2d(3, 4, 1)(torch.zeros(1, 3, 2, 2), 5),
+        lambda: SlicedLinear(3, 4)(torch.zeros(1, 3), 5),
+    ],
+    "outputs must be a whole number of at least 1 and at most 4; got 0": [
+        lambda: SlicedConv2d(3, 4, 1)(torch.zeros(1, 3, 2, 2), 0),
+        lambda: SlicedLinear(3, 4)(torch.zeros(1, 3), 0),
+    ],
+    "that come must be a number of at least 1 and at most 3; got 4": [
+        lambda: SlicedConv2d(3, 3, 1, groups=3)(torch.zeros(1, 4, 2, 2)),
+        lambda: SlicedLinear(3, 4)(torch.zeros(1, 4)),
+    ],
+    r"a term is of different choices from 0 to 1; got \(0, 0\)": [
+        lambda: Space((2, 2), (((0, 0), torch.zeros(2, 2)),))
+    ],
+    r"a term is of different choices from 0 to 1; got \(-1,\)": [lambda: Space((2, 2), (((-1,), torch.zeros(2)),))],
+    "costs that float32 cannot hold: scale them": [
+        lambda value=value: Space((2,), (((0,), torch.tensor([1.0, value], dtype=torch.float64)),))
+        for value in (math.nan, math.inf, 1e39)
+    ],
+    r"probabilities must be of \(2, 3\); got \[3, 2\]": [lambda: TWO.expected([torch.ones(3) / 3, torch.ones(2) / 2])],
+    r"logits must be of \(2, 3\); got \[2, 3, 2\]": [
+        lambda: supernet.most_probable([torch.zeros(2), torch.zeros(3), torch.zeros(2)], TWO, 0, 9),
+    ],
+    "budget must be a number above 0; got -1": [lambda: supernet.budget_term(torch.tensor(1.0), -1)],
+    "high must be a number of at least 2; got 1": [
+        lambda: Pressure(1.0, 2, 1),
+        lambda: supernet.most_probable([torch.zeros(2), torch.zeros(3)], TWO, 2, 1),
+        lambda: supernet.random_designs(TWO, 2, 1, 1, generator(0)),
+    ],
+    "count must be a whole number of at least 1; got -1": [
+        lambda: supernet.random_designs(TWO, 0, 9, -1, generator(0)),
+    ],
+}
+
+
+@pytest.mark.parametrize(("line", "call"), [(line, call) for line, calls in LINES.items() for call in calls])
+def test_what_is_wrong_is_said_in_one_line(line, call):
+    with pytest.raises(WorkbenchError, match=line) as error:
+        call()
+    assert len(str(error.value).splitlines()) == 1
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(-30, 30), st.integers(0, 2**20))
+def test_the_expected_cost_is_exact_in_rationals_at_every_scale(sizes, exponent, seed):
+    """Dyadic probabilities and tables of small whole numbers times a power of two round nowhere."""
+    draws, names = generator(seed), range(len(sizes))
+    tables = [((c,), torch.randint(0, 64, (size,), generator=draws)) for c, size in enumerate(sizes)]
+    tables.append((tuple(names), torch.randint(0, 64, sizes, generator=draws)))
+    space = Space(tuple(sizes), tuple((choices, table * 2.0**exponent) for choices, table in tables))
+    shares = [torch.randint(0, 2, (size,), generator=draws) for size in sizes]
+    probabilities = [share.float() for share in shares]  # any weights: the form is multilinear
+    found = float(space.expected(probabilities))
+    expected = 0
+    for choices, table in tables:
+        for at in itertools.product(*(range(sizes[c]) for c in choices)):
+            expected += int(table[at]) * math.prod(int(shares[c][i]) for c, i in zip(choices, at, strict=True))
+    assert found == expected * 2.0**exponent

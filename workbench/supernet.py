@@ -12,13 +12,13 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, check_number
 
 # --- a choice, differentiable --------------------------------------------------------------------------------
 
@@ -45,6 +45,7 @@ class Chosen(NamedTuple):
 
 def choose_soft(logits: Tensor, tau: float = 1.0) -> Chosen:
     """All candidates at once, by their softmax at temperature ``tau`` (DARTS; AGD's operators)."""
+    check_number("tau", tau, 0, above=True)
     return Chosen((logits / tau).softmax(-1), tuple(range(len(logits))))
 
 
@@ -60,6 +61,9 @@ def choose_hard(logits: Tensor, tau: float, generator: torch.Generator, active: 
         active: so many of the largest noisy logits are computed, and only their outputs reach the gradient
             (multi-path backward: A2D); None for all.
     """
+    check_number("tau", tau, 0, above=True)
+    if active is not None:
+        check_number("active", active, 1, len(logits), whole=True)
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64).clamp(min=1e-300)
     noisy = logits - (-uniform.log()).log().to(logits)
     paths = noisy.detach().topk(active or len(logits)).indices
@@ -71,11 +75,15 @@ def choose_hard(logits: Tensor, tau: float, generator: torch.Generator, active: 
 
 def fixed(index: int, candidates: int) -> Chosen:
     """One candidate for good: a derived design, the widest or narrowest of a sandwich, a control."""
+    check_number("index", index, 0, candidates - 1, whole=True)
     return Chosen(F.one_hot(torch.tensor(index), candidates).float(), (index,))
 
 
 def temperature(step: int, start: float, factor: float, every: int) -> float:
     """``start`` times ``factor`` for every ``every`` steps done (A2D: 5, 0.98, 100,000 environment steps)."""
+    check_number("start", start, 0, above=True)
+    check_number("factor", factor, 0, above=True)
+    check_number("every", every, 1, whole=True)
     return start * factor ** (step // every)
 
 
@@ -102,10 +110,17 @@ class SlicedConv2d(nn.Conv2d):
     With ``groups`` equal to its channels it is depthwise, and as wide as what comes. Zero padding only.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.groups not in (1, self.in_channels) or self.padding_mode != "zeros":
+            raise WorkbenchError("a sliced convolution has one group, or one a channel, and pads with zeros")
+
     def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
         """``x`` [N, inputs or fewer, H, W] to ``outputs`` channels (None: all, or as many as come if depthwise)."""
         inputs, groups = x.shape[1], 1 if self.groups == 1 else x.shape[1]
-        outputs = outputs or (self.out_channels if groups == 1 else inputs)
+        check_number("channels that come", inputs, 1, self.in_channels)
+        outputs = (self.out_channels if groups == 1 else inputs) if outputs is None else outputs
+        check_number("outputs", outputs, 1, self.out_channels if groups == 1 else inputs, whole=True)
         bias = None if self.bias is None else self.bias[:outputs]
         weight = self.weight[:outputs, : inputs // groups]
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
@@ -116,7 +131,9 @@ class SlicedLinear(nn.Linear):
 
     def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
         """``x`` [N, inputs or fewer] to ``outputs`` features (None: all)."""
-        outputs = outputs or self.out_features
+        check_number("features that come", x.shape[1], 1, self.in_features)
+        outputs = self.out_features if outputs is None else outputs
+        check_number("outputs", outputs, 1, self.out_features, whole=True)
         bias = None if self.bias is None else self.bias[:outputs]
         return F.linear(x, self.weight[:outputs, : x.shape[1]], bias)
 
@@ -134,20 +151,28 @@ class Space:
     """All designs: ``sizes`` candidates by choice, and a cost that is a sum of tables over a few choices each.
 
     A term ``((0, 1, 3), table)`` adds ``table[i0, i1, i3]``: say, the MACs of a layer by the width that comes, its
-    operator, and its own width. So the expected cost is exact, with no sampling.
+    operator, and its own width. So the expected cost is exact but for rounding, with no sampling.
     """
 
     sizes: tuple[int, ...]
     terms: tuple[tuple[tuple[int, ...], Tensor], ...]
 
     def __post_init__(self) -> None:
-        """Refuse a table of another shape than its choices'."""
+        """Refuse terms that are none: the expectation would be wrong, or not finite."""
+        for size in self.sizes:
+            check_number("a choice's number of candidates", size, 1, whole=True)
         for choices, table in self.terms:
+            if len(set(choices)) < len(choices) or not set(choices) <= set(range(len(self.sizes))):
+                raise WorkbenchError(f"a term is of different choices from 0 to {len(self.sizes) - 1}; got {choices}")
             if tuple(table.shape) != tuple(self.sizes[c] for c in choices):
-                raise ValueError(f"a table of shape {list(table.shape)} for choices {choices} of {self.sizes}")
+                raise WorkbenchError(f"a table of shape {list(table.shape)} for choices {choices} of {self.sizes}")
+            if not table.float().isfinite().all():  # probabilities are float32
+                raise WorkbenchError(f"the table of choices {choices} has costs that float32 cannot hold: scale them")
 
     def expected(self, probabilities: Sequence[Tensor]) -> Tensor:
         """Expected cost of a design drawn choice by choice from ``probabilities``; differentiable in them."""
+        if [len(each) for each in probabilities] != list(self.sizes):
+            raise WorkbenchError(f"probabilities must be of {self.sizes}; got {[len(p) for p in probabilities]}")
         total = probabilities[0].new_zeros(())
         for choices, table in self.terms:
             term = table.to(total)
@@ -178,6 +203,7 @@ def log_probability(logits: Sequence[Tensor], designs: Tensor) -> Tensor:
 
 def budget_term(expected: Tensor, budget: float) -> Tensor:
     """``log(expected / budget)^2``: pulls from both sides, so that it cannot collapse to the cheapest design."""
+    check_number("budget", budget, 0, above=True)
     return (expected / budget).log().square()
 
 
@@ -188,6 +214,11 @@ class Pressure:
     weight: float
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        """Refuse what would never change, or never rest."""
+        check_number("weight", self.weight, 0, above=True)
+        check_number("high", self.high, self.low)
 
     def update(self, cost: float) -> None:
         """Look at the cost of the design that would be derived now."""
@@ -211,6 +242,9 @@ def most_probable(logits: Sequence[Tensor], space: Space, low: float, high: floa
     Raises:
         WorkbenchError: where there is no such design, or none among the `TRIES` most probable.
     """
+    check_number("high", high, low)
+    if [len(each) for each in logits] != list(space.sizes):
+        raise WorkbenchError(f"logits must be of {space.sizes}; got {[len(each) for each in logits]}")
     ranked = [each.detach().double().log_softmax(-1).sort(descending=True, stable=True) for each in logits]
     losses = [(r.values[0] - r.values).tolist() for r in ranked]
     candidates = [r.indices.tolist() for r in ranked]
@@ -247,6 +281,8 @@ def random_designs(space: Space, low: float, high: float, count: int, generator:
     Raises:
         WorkbenchError: where the band holds too few.
     """
+    check_number("count", count, 1, whole=True)
+    check_number("high", high, low)
     found: dict[tuple[int, ...], None] = {}
     for _ in range(TRIES // 10_000):
         drawn = [torch.randint(size, (10_000,), generator=generator) for size in space.sizes]
