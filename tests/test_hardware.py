@@ -397,7 +397,9 @@ def test_eyeriss_on_alexnet():
     assert model.xs("active_pes", level="measure").drop("conv3 (q3 r2 t2)").tolist() == [154, 135, 156, 156, 156]
     buffer = error.xs("glb_mb", level="measure")
     assert buffer.drop("conv3").max() < 0.01
-    assert buffer["conv3"] == pytest.approx(0.38, abs=0.005)  # with the cut as we have it; not fitted away
+    assert buffer["conv3"] == pytest.approx(0.38, abs=0.005)  # with the printed cut; not fitted away
+    assert model["conv3", "glb_mb"] == pytest.approx(69.218, abs=5e-4)
+    assert model["conv3 (q3 r2 t2)", "glb_mb"] == pytest.approx(50.178, abs=5e-4)
     assert error.xs("dram_mb", level="measure").max() < 0.15
     assert error.xs("processing_ms", level="measure").max() < 0.2
     plain = replace(eyeriss(), run_length=False)
@@ -449,8 +451,23 @@ def test_eyeriss_rows_belong_to_smartdeals_notebook():
     assert rows.index.is_unique
     assert len(rows) == 26
     assert rows["verified"].all()
-    assert rows.loc["hardware.eyeriss.conv3.glb_mb", "verdict"] == "contradicted"
+    conv3 = rows.loc["hardware.eyeriss.conv3.glb_mb"]
+    assert conv3["verdict"] == "not testable here"
+    assert conv3["claim"].endswith("(batch 4): Tables III and V disagree, the cut of CONV4 gives 50.178")
+    assert conv3["value"] == pytest.approx(69.218, abs=5e-4)
     assert (rows["verdict"].drop("hardware.eyeriss.conv3.glb_mb") == "reproduced").all()
+
+
+def test_the_cuts_are_those_of_table_iii():
+    """As cucapra/fodlam's transcript has them (raw/eyeriss-tableIII.txt): m n e p q r t."""
+    printed = "96 1 7 16 1 1 2", "64 1 27 16 2 1 1", "64 4 13 16 4 1 4", "64 4 13 16 3 2 2", "64 4 13 16 3 2 2"
+    from workbench.evidence import published
+
+    table = published("eyeriss")
+    for name, cut in zip(ALEXNET, printed, strict=True):
+        rows = table.loc[[f"hardware.eyeriss.{name}.{k}" for k in "mnepqrt"]]
+        assert rows["value"].tolist() == [int(n) for n in cut.split()]
+        assert rows["verified"].all()
 
 
 # --- energy ------------------------------------------------------------------------------------------------------
