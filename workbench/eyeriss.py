@@ -4,8 +4,8 @@ The paper prints how each layer was cut (Table III: m filters, n images and e ou
 r q channels and p of t p filters in a PE) and what the chip did (Table V). From the cut alone the loop nest derives
 active PEs, buffer and DRAM traffic and time.
 
-The two tables disagree on CONV3: the cut that Table III prints gives 69.2 MB of buffer traffic, Table V prints 50.2. With
-the cut of CONV4 the model gives 50.178. Which table is meant cannot be said from here.
+The two tables disagree on CONV3: the cut that Table III prints gives 69.2 MB of buffer traffic, Table V prints 50.2.
+With the cut of CONV4 the model gives 50.178. Which of the two is right cannot be said from here.
 
 What the published buffer figures count is not said. Counted here: inputs as the array reads them; partial sums written
 and read at each visit, the last read on their way to DRAM; not inputs on their way in. Weights pass the buffer by.
@@ -91,8 +91,8 @@ def table() -> pd.DataFrame:
 def ledger_rows(scale: str) -> list[dict[str, Any]]:
     """One analytic row a printed figure, made by SmartDeal's notebook; CONV3's with the cut of Table III.
 
-    A figure that the layer's own cut misses and its neighbour's meets says that two printed tables disagree, and nothing
-    of the model: it is not testable here.
+    A figure that the layer's own cut misses and its neighbour's meets says that two printed tables disagree, and
+    nothing of the model: it is not testable here.
     """
     claims = claims_from(published("eyeriss"), "analytic", equals())
     rows: dict[str, dict[str, Any]] = {}
