@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tomllib
+import warnings
 
 import pytest
 import yaml
@@ -88,3 +89,11 @@ def test_no_tracked_text_names_a_registry_or_a_place_on_one_machine(tracked):
 def test_no_large_file_and_no_second_lock_is_tracked(tracked):
     assert not [path.name for path in tracked if path.stat().st_size > LARGEST]
     assert "uv.lock" not in {path.name for path in tracked}
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "workbench").rglob("*.py")), ids=lambda path: path.stem)
+def test_sources_compile_without_a_warning(source):
+    """Python 3.12 made a backslash that escapes nothing a SyntaxWarning; before it is a DeprecationWarning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile(source.read_text("utf-8"), source, "exec")

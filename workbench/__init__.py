@@ -3,6 +3,7 @@
 import math
 import os
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,13 @@ def check_number(
         bounds = f"above {low:g}" if above else f"of at least {low:g}"
         bounds += f" and at most {high:g}" if high < math.inf else ""
         raise WorkbenchError(f"{what} must be {kind} {bounds}; got {' '.join(repr(value).split())}")
+
+
+def check_choice(what: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse, in one line, a name that is not one of ``choices``."""
+    known = list(choices)
+    if value not in known:
+        raise WorkbenchError(f"{what} {value!r} is unknown: choose from {', '.join(known)}")
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -71,7 +71,7 @@ def slim(network: nn.Module, strength: float) -> None:
 
 
 def channel_mask(network: nn.Module, ratio: float, relative: bool = False) -> Tensor:
-    """Keep the channels with the largest \|gamma\| of all BatchNorm2d layers together: bool ``[channels]``.
+    """Keep the channels with the largest |gamma| of all BatchNorm2d layers together: bool ``[channels]``.
 
     Exactly ``int(ratio * channels)`` are dropped. Each layer's largest channel stays, or the network would be
     cut in two (the official code does cut it). Ties fall to the later channel, so a network whose scales are

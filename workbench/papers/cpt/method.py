@@ -12,20 +12,21 @@ import math
 import torch
 from torch import Tensor
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, check_number
 
 CYCLES = 32
 """Cycles of the paper's trainings."""
 
 
-def _phase(iterations: int, low: int, high: int, cycles: int) -> Tensor:
-    """Where in its cycle an iteration stands, in [0, 1). What is left over by the division begins one cycle more."""
+def _period(iterations: int, low: int, high: int, cycles: int) -> int:
+    """Iterations of a cycle. What is left over by the division begins one cycle more."""
+    for what, value in {"iterations": iterations, "cycles": cycles, "low": low, "high": high}.items():
+        check_number(what, value, 0, whole=True)
     if not 1 <= cycles <= iterations:
         raise WorkbenchError(f"{cycles} cycles do not fit {iterations} iterations: choose 1 to {iterations}")
     if not 1 <= low <= high:
         raise WorkbenchError(f"bits from {low} to {high}: the lower bound must lie between 1 and the upper one")
-    period = iterations // cycles
-    return (torch.arange(iterations) % period).double() / period
+    return int(iterations // cycles)
 
 
 def ramp(iterations: int, low: int, high: int, cycles: int = CYCLES) -> Tensor:
@@ -33,7 +34,9 @@ def ramp(iterations: int, low: int, high: int, cycles: int = CYCLES) -> Tensor:
 
     ``low + (high - low) / 2 (1 - cos(pi phase))``; not a wave: it never comes down gradually.
     """
-    return low + 0.5 * (high - low) * (1 + (math.pi * _phase(iterations, low, high, cycles) + math.pi).cos())
+    period = _period(iterations, low, high, cycles)
+    phase = (torch.arange(iterations) % period).double() / period
+    return low + 0.5 * (high - low) * (1 + (math.pi * phase + math.pi).cos())
 
 
 def cyclic(iterations: int, low: int, high: int, cycles: int = CYCLES) -> Tensor:
@@ -42,19 +45,28 @@ def cyclic(iterations: int, low: int, high: int, cycles: int = CYCLES) -> Tensor
 
 
 def triangle(iterations: int, low: int, high: int, cycles: int = CYCLES) -> Tensor:
-    """Linearly up to ``high`` in the middle of a cycle and down again: ours, to compare shapes."""
-    phase = _phase(iterations, low, high, cycles)
-    return (low + (high - low) * (1 - (2 * phase - 1).abs())).round().long()
+    """Linearly up to ``high`` in the middle of a cycle and down again: ours, to compare shapes.
+
+    Rounded to the nearest integer, halves to the even one: the same on the way up and down, for both are the one
+    quotient of whole numbers.
+    """
+    period = _period(iterations, low, high, cycles)
+    step = torch.arange(iterations) % period
+    from_an_end = torch.minimum(step, period - step)
+    return (low + 2 * (high - low) * from_an_end.double() / period).round().long()
 
 
 def reversed_ramps(iterations: int, low: int, high: int, cycles: int = CYCLES) -> Tensor:
     """`cyclic` with every cycle run backwards, from ``high`` down to ``low``: the same bits, the same cost."""
-    return torch.cat([c.flip(0) for c in cyclic(iterations, low, high, cycles).split(iterations // cycles)])
+    period = _period(iterations, low, high, cycles)
+    return torch.cat([cycle.flip(0) for cycle in cyclic(iterations, low, high, cycles).split(period)])
 
 
 def static(iterations: int, bits: int) -> Tensor:
     """The same bits throughout."""
-    return torch.full((iterations,), bits)
+    check_number("iterations", iterations, 1, whole=True)
+    check_number("bits", bits, 1, whole=True)
+    return torch.full((iterations,), int(bits))
 
 
 def shuffled(bits: Tensor, generator: torch.Generator) -> Tensor:
