@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from oracles import loop_smartdeal
 from oracles.loop_smartdeal import decompose_block, nearest_power
 from torch import nn
 
@@ -32,6 +33,7 @@ from workbench.papers.smartdeal.decompose import (
     applies,
     basis_step,
     block_shape,
+    code_block_shape,
     decompose,
     eight_bits,
     fit_basis,
@@ -97,6 +99,38 @@ def test_long_filters_are_cut_as_the_codes_table_says(inputs, blocks, height):
     assert block_shape((8, 64 * blocks, 3, 3))[:2] == (blocks, 192)
 
 
+@pytest.mark.parametrize(
+    ("shape", "cut"),
+    [
+        ((1, 130, 3, 3), (6, 65)),
+        ((1, 160, 3, 3), (4, 120)),
+        ((1, 192, 3, 3), (4, 144)),
+        ((1, 320, 3, 3), (8, 120)),
+        ((1, 1024, 3, 3), (16, 192)),
+        ((1, 1536, 1, 1), (4, 128)),
+        ((1, 512), (1, 171)),
+        ((1, 960), (2, 160)),
+        ((1, 1024), (2, 171)),
+        ((1, 1280), (3, 143)),
+        ((1, 2048), (4, 171)),
+        ((1, 4096), (8, 171)),
+        ((1, 512 * 49), (1, 8363)),  # a prime number of rows
+    ],
+)
+def test_the_codes_own_cut_at_widths_that_it_was_run_at(shape, cut):
+    assert code_block_shape(shape)[:2] == cut
+
+
+@given(st.integers(1, 700), st.sampled_from([(), (1, 1), (3, 3)]))
+def test_the_codes_own_cut_divides_the_rows_by_their_smallest_primes(inputs, kernel):
+    shape, size = (4, inputs, *kernel), inputs * math.prod(kernel)
+    blocks, height, padding = code_block_shape(shape)
+    assert height == loop_smartdeal.official_height(math.ceil(size / 3))
+    assert 3 * blocks * height == size + padding
+    assert 0 <= padding < 3
+    assert blocks >= block_shape(shape)[0] or height > 192
+
+
 @pytest.mark.parametrize("shape", [(8, 3, 7, 7), (8, 3, 5, 5), (8,), (8, 3, 3)])
 def test_other_kernels_stay_as_they_are(shape):
     assert not applies(shape)
@@ -122,6 +156,8 @@ def test_ties_go_down_and_distance_is_linear():
     assert power_of_two(torch.tensor([0.25, -0.26, 0.2]), 0.5).tolist() == [0, -0.5, 0]
     with pytest.raises(WorkbenchError, match="float32 or float64"):
         power_of_two(torch.tensor([1]))
+    assert power_of_two(torch.tensor([torch.nan]), 0.5).isnan()
+    assert power_of_two(torch.tensor([torch.nan])).isnan()
 
 
 @given(
@@ -289,7 +325,7 @@ def test_what_cannot_be_packed_or_read_is_refused():
         pack([Decomposition(layer.coefficients, layer.basis * 1.01, layer.shape)])
     with pytest.raises(WorkbenchError, match="cut off"):
         unpack(pack([layer])[:-9], [layer.shape])
-    with pytest.raises(WorkbenchError, match="must not be negative"):
+    with pytest.raises(WorkbenchError, match="threshold must be a number of at least 0"):
         decompose(draw(4, 16, 3, 3), -1.0)
 
 

@@ -32,3 +32,24 @@ def decompose_block(w, threshold, rows, iterations):
         real[np.abs(real) < threshold] = 0
     c = np.vectorize(nearest_power)(real)
     return c, np.linalg.lstsq(c, w, rcond=RCOND)[0]
+
+
+def primes(n):
+    """Prime factors, smallest first."""
+    found, divisor = [], 2
+    while n > 1:
+        while n % divisor == 0:
+            found.append(divisor)
+            n //= divisor
+        divisor += 1
+    return found
+
+
+def official_height(rows):
+    """Rows of a block: the product of the largest prime factors, of as many of them as make at most 192.
+
+    Where not even the largest prime is at most 192, it is the height.
+    """
+    factors = primes(rows)
+    products = [math.prod(factors[dropped:]) for dropped in range(len(factors))] or [1]
+    return next((product for product in products if product <= 192), products[-1])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, check_number
 
 BASIS = 3
 """Rows and columns of a basis, and columns of a block."""
@@ -51,8 +51,9 @@ def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """``(blocks a filter, rows R, zeros that pad a filter)`` of a weight.
 
     A filter (a row of a linear layer) has ``ceil(n / 3)`` rows of three, for a 3x3 convolution one a channel and
-    kernel row; they are cut into as few blocks of at most `ROWS` as will do, all of the same height. That gives the
-    code's own table: 512 inputs are 1 x 171 rows, 1024 are 2 x 171, 1280 are 3 x 143, 2048 are 4 x 171.
+    kernel row; they are cut into as few blocks of at most `ROWS` as will do, all of the same height. The code cuts
+    many widths that are no power of two into more blocks, see `code_block_shape`: of a 3x3 convolution with 160 or 320
+    input channels it makes 4 or 8 a filter, this 3 or 5, so that this stores fewer bases.
 
     Raises:
         WorkbenchError: for a kernel that is not decomposed.
@@ -64,6 +65,33 @@ def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     blocks = ceil(rows / ROWS)
     height = ceil(rows / blocks)
     return blocks, height, blocks * height * BASIS - size
+
+
+CODE_ROWS = {1280: 429, 2048: 684, 4096: 1368}
+"""Rows of a filter of so many inputs where the code's table of vectors pads it by more than the next multiple of 3."""
+
+
+def code_block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """`block_shape` as the released code cuts (``factor_long``): a filter's rows, without their smallest prime factors.
+
+    These are divided out one by one until at most `ROWS` are left; where a larger prime is left, it is the height. So
+    512 inputs are 1 x 171 rows, 1024 are 2 x 171, 1280 are 3 x 143, 2048 are 4 x 171, and 25,088 are one block of 8363.
+    Beside today's results, which were made with `block_shape`. Left out are two presets: 8364 rows are cut into 41 x
+    204, and of 1638 rows, cut into 9 x 171, the code loses the last 99. Filters of fewer than three rows it transposes.
+
+    Raises:
+        WorkbenchError: for a kernel that is not decomposed.
+    """
+    block_shape(shape)
+    size = torch.Size(shape[1:]).numel()
+    total = ceil(size / BASIS) if has_rows(shape) else CODE_ROWS.get(size, ceil(size / BASIS))
+    height = total
+    while height > ROWS:
+        factor = next(f for f in range(2, height + 1) if height % f == 0)
+        if factor == height:
+            break
+        height //= factor
+    return total // height, height, total * BASIS - size
 
 
 def to_blocks(weight: Tensor) -> Tensor:
@@ -86,7 +114,7 @@ def power_of_two(x: Tensor, smallest: float = 0.0) -> Tensor:
     """The nearest of 0 and ``+-2^k``, of two that are equally near the smaller; magnitude at most `LARGEST`.
 
     Nearest in the LINEAR domain: 0.36 becomes 0.25, for 0.375 is half-way to 0.5 (by logarithms it would be 0.5).
-    With ``smallest``, a power of two, none is smaller: magnitudes up to half of it become 0.
+    With ``smallest``, a power of two, none is smaller: magnitudes up to half of it become 0. NaN stays NaN.
     """
     if x.dtype not in MANTISSA:
         raise WorkbenchError(f"powers of two need float32 or float64 numbers, not {x.dtype}")
@@ -98,7 +126,7 @@ def power_of_two(x: Tensor, smallest: float = 0.0) -> Tensor:
     if smallest:
         size = rounded.abs().clamp(min=smallest).copysign(x)
         rounded = torch.where(x.abs() > smallest / 2, size, 0.0)
-    return rounded.clamp(-LARGEST, LARGEST)
+    return rounded.clamp(-LARGEST, LARGEST).masked_fill_(x.isnan(), torch.nan)
 
 
 def inverse(a: Tensor) -> Tensor:
@@ -137,7 +165,8 @@ def alternate(
     """Quantise Ce, refit B, refit Ce, sparsify, and again (SmartExchange, algorithm 1, as the code has it).
 
     Yields coefficients ``[M, R, 3]`` (zero or powers of two) and the bases fitted to them, once an iteration and once
-    after the last. The first pair is dense: entries are zeroed after a fit of Ce, so errors compare only between
+    after the last: ``iterations`` of 30 make up to 31 pairs, as ``decompose_iternum`` of 31 does in the code. The first
+    pair is dense: entries are zeroed after a fit of Ce, so errors compare only between
     pairs of equal sparsity. The error need NOT fall from pair to pair, since quantising and zeroing are no fits.
 
     Args:
@@ -147,8 +176,10 @@ def alternate(
         iterations: at most; fewer where no coefficient changes any more.
         smallest: the smallest magnitude of a coefficient, see `power_of_two`.
     """
-    if threshold < 0 or iterations < 0:
-        raise WorkbenchError(f"threshold {threshold} and iterations {iterations} must not be negative")
+    check_number("threshold", threshold, 0)
+    check_number("iterations", iterations, 0, whole=True)
+    if blocks.ndim != 3 or blocks.shape[-1] != BASIS or not blocks.isfinite().all():
+        raise WorkbenchError(f"blocks of shape {tuple(blocks.shape)} must be finite numbers [M, R, {BASIS}]")
     blocks = blocks.mT.contiguous().mT  # columns in one piece of memory: sums over rows of three take a tenth
     real, before = blocks, None
     for _ in range(iterations + 1):
