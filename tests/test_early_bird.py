@@ -4,8 +4,11 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from workbench import WorkbenchError
 from workbench.early_bird import (
     EarlyBird,
     channel_mask,
@@ -13,6 +16,7 @@ from workbench.early_bird import (
     emergence,
     normalise_by_first,
     pairwise_distance,
+    slim,
 )
 from workbench.nets import ConvNet
 from workbench.training import generator
@@ -190,3 +194,94 @@ def test_a_net_that_does_not_train_has_one_mask_and_so_fires_when_the_fifo_is_fu
     assert all(torch.equal(mask, masks[0]) for mask in masks)
     # Ties fall to the later channel: the first 64 go, except each layer's first largest one.
     assert masks[0].nonzero().flatten().tolist() == [0, 32, 64, *range(67, 128)]
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 12), st.integers(0, 99), st.sampled_from([torch.bool, torch.float32, torch.int64])
+)
+def test_distances_do_not_depend_on_the_masks_dtype_and_leave_them_alone(T, n, seed, dtype):
+    masks = torch.rand(T, n, generator=generator("masks", seed)) < 0.5
+    given = masks.to(dtype)
+    found = pairwise_distance(given)
+    assert torch.equal(given, masks.to(dtype))
+    assert torch.equal(found, pairwise_distance(given))
+    assert torch.equal(found, (masks[:, None] != masks).sum(-1) / n)
+
+
+def test_a_mask_changed_later_does_not_change_what_the_detector_has_seen():
+    bird, mask = EarlyBird(2), settled(0)
+    bird.add(mask)
+    mask[:50] = False
+    assert bird.add(mask) is False
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.floats(0, 1), st.booleans(), st.integers(0, 99))
+def test_a_channel_mask_leaves_every_layer_one_channel_or_is_refused(widths, ratio, relative, seed):
+    net = nn.Sequential(*(nn.BatchNorm2d(width) for width in widths))
+    draws = generator("scales", seed)
+    for norm in net:
+        nn.init.normal_(norm.weight, generator=draws)
+    n, count = sum(widths), int(ratio * sum(widths))
+    if count > n - len(widths):
+        with pytest.raises(WorkbenchError, match=f"at most {n - len(widths)} can go"):
+            channel_mask(net, ratio, relative)
+        return
+    keep = channel_mask(net, ratio, relative)
+    assert int(keep.sum()) == n - count
+    assert all(part.any() for part in keep.split(widths))
+
+
+def test_the_official_mask_drops_one_channel_more():
+    """Its threshold is the sorted entry at int(p n), and what is kept must be above it."""
+    net, draws = ConvNet(), generator("official")
+    for norm in (m for m in net if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, generator=draws)
+    scales = torch.cat([m.weight.detach() for m in net if isinstance(m, nn.BatchNorm2d)])
+    official = scales > scales.sort().values[int(0.3 * len(scales))]
+    ours = channel_mask(net, 0.3)
+    assert int(ours.sum()) == 128 - 38
+    assert int(official.sum()) == 128 - 39
+    assert (ours | official).equal(ours)
+
+
+def test_scales_of_zero_are_the_smallest_of_all_also_relative_to_their_layer():
+    assert channel_mask(scales_of(ConvNet((2, 2)), [0.0, 0.0], [1.0, 2.0]), 0.25, True).tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+PAIRS = torch.zeros(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: EarlyBird(0), "fifo must be a whole number of at least 2"),
+        (lambda: EarlyBird(1), "fifo must be a whole number of at least 2"),
+        (lambda: EarlyBird(5, torch.nan), "epsilon must be a number"),
+        (lambda: EarlyBird(5).add(torch.tensor([0.3, 1.0])), "0 and 1 only"),
+        (lambda: [bird.add(settled(0, n)) for bird in [EarlyBird(3)] for n in (5, 6)], "after one of"),
+        (lambda: detector_distance(PAIRS, 2, "cod"), "rule 'cod' is unknown: choose from code, paper"),
+        (lambda: detector_distance(PAIRS, 0), "fifo must be a whole number"),
+        (lambda: detector_distance(PAIRS[:2], 1), "every pair of epochs"),
+        (lambda: pairwise_distance(torch.tensor([[0.5, torch.nan]])), "0 and 1 only"),
+        (lambda: pairwise_distance(torch.ones(3, 0)), "0 and 1 only"),
+        (lambda: normalise_by_first(PAIRS[0], 4), "fifo must be a whole number"),
+        (lambda: emergence(PAIRS[0], torch.nan), "eta must be a number"),
+        (lambda: emergence(PAIRS[0], 0.1, -1), "after must be a whole number"),
+        (lambda: channel_mask(nn.Linear(2, 2), 0.5), "no BatchNorm2d with scales"),
+        (lambda: channel_mask(ConvNet(), -0.1), "ratio must be a number"),
+        (lambda: channel_mask(scales_of(ConvNet((2, 2)), [1.0, torch.nan], [1.0, 1.0]), 0.5), "not finite"),
+        (lambda: slim(ConvNet(), 1e-4), "call slim after backward"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(call, message):
+    with pytest.raises(WorkbenchError, match=message) as refused:
+        call()
+    assert "\n" not in str(refused.value)
