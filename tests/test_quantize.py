@@ -119,7 +119,7 @@ def test_a_constant_tensor_stays_and_a_nan_or_infinity_is_not_hidden(function):
         x[0, 7] = broken
         assert function(x, 4).isnan().all()
     assert torch.equal(function(x, 32), x) or broken != broken
-    with pytest.raises(WorkbenchError, match="bits make no grid"):
+    with pytest.raises(WorkbenchError, match="bits must be a whole number of at least 1"):
         function(x, 0)
 
 
@@ -128,6 +128,104 @@ def test_the_grid_follows_the_scale_of_the_numbers(scale):
     x = normal(1000)
     for function in (quantize_activation, lambda x, bits: stochastic(x, bits, generator(0))):
         torch.testing.assert_close(function(x * scale, 6) / scale, function(x, 6), atol=1e-5, rtol=0)
+
+
+FLOATS = {torch.float16: 6e4, torch.bfloat16: 3e38, torch.float32: 3e38, torch.float64: 1.7e308}
+
+
+@given(
+    st.sampled_from(list(FLOATS)),
+    st.lists(st.integers(1, 4), min_size=2, max_size=4),
+    st.integers(1, 16),
+    st.sampled_from(["normal", "constant", "a constant channel", "widest", "tiny"]),
+    st.sampled_from(["plain", "transposed", "expanded", "strided"]),
+    st.sampled_from([quantize_weight, quantize_activation, stochastic]),
+    st.integers(0, 99),
+)
+def test_every_finite_tensor_comes_out_finite_within_a_step_and_within_its_range(
+    dtype, shape, bits, kind, layout, function, seed
+):
+    x = torch.randn(shape, generator=generator("kinds", seed), dtype=torch.float64)
+    x = x.clamp(-3, 3) / 3 * {"widest": FLOATS[dtype], "tiny": torch.finfo(dtype).tiny}.get(kind, 1.0)
+    x = torch.full_like(x, 0.7) if kind == "constant" else x
+    x[0] = 0.3 if kind == "a constant channel" else x[0]
+    if kind == "widest":
+        x.view(-1)[0], x.view(-1)[-1] = FLOATS[dtype], -FLOATS[dtype]
+    x = x.to(dtype)
+    x = {
+        "plain": lambda: x,
+        "transposed": lambda: x.mT.contiguous().mT,
+        "expanded": lambda: x[:1].expand(3, *shape[1:]),
+        "strided": lambda: torch.stack([x, -x], -1)[..., 0],
+    }[layout]()
+    before = x.clone()
+    found = function(x, bits)
+    assert torch.equal(x, before)
+    assert found.dtype == dtype
+    assert found.shape == x.shape
+    assert found.isfinite().all()
+    wide, out = x.double() / 2, found.double() / 2  # halves: the range itself may be no number
+    rest = tuple(range(1, x.ndim)) if function is quantize_weight else tuple(range(x.ndim))
+    low, high = wide.amin(rest, keepdim=True), wide.amax(rest, keepdim=True)
+    step, digit = (high - low) / (2**bits - 1), 8 * torch.finfo(dtype).eps * wide.abs().max()
+    slack = digit + 2.0**-16 * (high - low) + 2**bits * torch.finfo(torch.float32).tiny
+    assert ((out - wide).abs() <= (step if function is stochastic else step / 2) + slack).all()
+    assert (out >= low - slack).all()
+    assert (out <= high + slack).all()
+    for row in out if function is quantize_weight else [out]:
+        assert len(row.unique()) <= 2**bits
+
+
+def test_a_range_beyond_its_type_has_the_right_levels():
+    x = torch.tensor([-3e38, -1e38, 0.9e38, 3e38])
+    expected = [-3e38, -1e38, 1e38, 3e38]
+    assert quantize_activation(x, 2).tolist() == pytest.approx(expected, rel=1e-6)
+    assert quantize_weight(x[None], 2)[0].tolist() == pytest.approx(expected, rel=1e-6)
+    assert quantize_activation(torch.stack([x, x / 3e38]), torch.tensor([2, 2]))[0].tolist() == pytest.approx(expected)
+    inside = torch.tensor([-3e38, 0.5e38, 3e38], requires_grad=True)
+    quantize_activation(inside, 2).sum().backward()
+    assert inside.grad.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_what_float32_gives_rounded(dtype):
+    x = normal(4, 50).to(dtype)
+    for function in (quantize_weight, quantize_activation, lambda x, bits: stochastic(x, bits, generator("half"))):
+        assert torch.equal(function(x, 8), function(x.float(), 8).to(dtype))
+
+
+NUMBERS = normal(2, 3, 4)
+
+
+BAD_BITS = [0, -3, 2.5, torch.nan, torch.inf, [0, 2], [-3.0, 4], [torch.nan, 2], [2, torch.inf], [2, 3, 4], [[2, 3]]]
+
+
+@pytest.mark.parametrize("bits", [torch.tensor(b) if isinstance(b, list) else b for b in BAD_BITS], ids=str)
+@pytest.mark.parametrize("function", [quantize_weight, quantize_activation, quantize_error, stochastic])
+def test_bits_that_make_no_grid_are_refused_in_one_line(function, bits):
+    with pytest.raises(WorkbenchError, match="bits") as refused:
+        function(NUMBERS, bits)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("x", [torch.empty(0), torch.empty(2, 0, 3), torch.ones(2, 3, dtype=torch.int64)], ids=str)
+@pytest.mark.parametrize("function", [quantize_weight, quantize_activation, stochastic])
+def test_what_has_no_range_is_refused(function, x):
+    with pytest.raises(WorkbenchError, match="cannot be quantised"):
+        function(x, 4)
+
+
+def test_a_weight_without_an_axis_of_inputs_is_refused():
+    for x, bits in ((normal(5), 4), (normal(2, 5), torch.tensor([4, 4]))):
+        with pytest.raises(WorkbenchError, match="axes or more"):
+            quantize_weight(x, bits)
+    with pytest.raises(WorkbenchError, match="1 generators for 2 models"):
+        stochastic(NUMBERS, torch.tensor([3, 4]), [generator(0)])
+    with pytest.raises(WorkbenchError, match="is empty"):
+        quantize(small_net())(torch.empty(0, 2, 8, 8))
+    for momentum in (-0.1, torch.nan):
+        with pytest.raises(WorkbenchError, match="momentum"):
+            quantize(small_net(), momentum=momentum)
 
 
 # --- gradients -----------------------------------------------------------------------------------------------
@@ -462,7 +560,7 @@ def test_what_cannot_be_quantised_is_refused():
         set_bits(small_net(), 8, 8)
     twin = quantize(small_net())
     for forward, backward in ((0, 8), (8, 0), (-1, 8)):
-        with pytest.raises(WorkbenchError, match="bits make no grid"):
+        with pytest.raises(WorkbenchError, match="bits must be a whole number of at least 1"):
             set_bits(twin, forward, backward)
     assert twin[0].bits == 8
 

@@ -14,7 +14,8 @@ where the low end is zero, as after a ReLU. Gradients pass the rounding straight
 Bits are an int for one model. With a leading axis K (arms x seeds side by side) they are a tensor ``[K]``, one number
 a model; ``[K, n]`` gives every sample of every model its own, still on its model's range (dynamic precision).
 32 bits or more as an int are the identity; as entries of a tensor, the identity up to float rounding.
-NaN and infinity are not hidden: all of the tensor becomes NaN, and the loss with it.
+NaN and infinity are not hidden: all of the tensor becomes NaN, and the loss with it. Half precision is computed in
+float32 and rounded back. On a CPU a range beyond the largest number of its type is halved first.
 
 Three things differ from the released codes: a step may be smaller than 1e-8 (late errors are), running ranges begin
 as a plain mean and not at zero, and the grid of stochastic rounding is wider by a factor of 1 + 2^-18.
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, check_number
 from workbench.training import generator as stream
 
 Bits = int | Tensor
@@ -41,11 +42,19 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 POOL = 2**20  # distinct random numbers for stochastic rounding on a CPU
 BLOCK = 2**18  # so many of them in a row
 WIDER = 1 + 2**-18  # stochastic rounding's grid: the largest entry plus noise stays below the next level, unclamped
+MOST_BITS = 64  # of an entry of a tensor of bits: 2^bits steps of any range are float32 numbers
 TINY = torch.finfo(torch.float32).tiny  # keeps the step of a constant tensor from being zero
 
 
 def span(x: Tensor, axes: int = 0) -> tuple[Tensor | float, Tensor | float]:
-    """Least and largest entry for every index of the first axes, in a shape that broadcasts against x."""
+    """Least and largest entry for every index of the first axes, in a shape that broadcasts against x.
+
+    Raises:
+        WorkbenchError: x is empty, holds no real numbers, or has no axes beside the first ones.
+    """
+    if x.numel() == 0 or not x.is_floating_point() or (axes and x.ndim <= axes):
+        kind = f"{x.dtype} of shape {list(x.shape)}"
+        raise WorkbenchError(f"{kind} cannot be quantised: give real numbers, at least one, in {axes + 1} axes or more")
     x = x.detach()
     if axes == 0:
         low, high = x.aminmax()
@@ -102,13 +111,37 @@ def _values(level: Tensor, low: Tensor | float, step: Tensor | float) -> Tensor:
     return level.mul_(step).add_(low)
 
 
+def _fits(x: Tensor, low: Tensor | float, high: Tensor | float) -> bool:
+    """Is the range a number of x's type? Only a CPU is asked; a GPU would have to be waited for."""
+    width = high - low
+    if not isinstance(width, Tensor):
+        return width <= torch.finfo(x.dtype).max
+    return width.device.type != "cpu" or bool(width.isfinite().all())
+
+
+def _round(
+    x: Tensor, low: Tensor | float, high: Tensor | float, bits: Bits, to_whole: Callable[[Tensor], Tensor], wider: float
+) -> Tensor:
+    """x on the grid; ``to_whole`` rounds levels in place, ``wider`` stretches the grid."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        low, high = (end.float() if isinstance(end, Tensor) else end for end in (low, high))
+        return _round(x.float(), low, high, bits, to_whole, wider).to(x.dtype)
+    half = 1.0 if _fits(x, low, high) else 0.5
+    if half != 1:
+        x, bottom, top = x * half, low * half, high * half
+    else:
+        bottom, top = low, high
+    step = wider * ((top - bottom) / (2.0**bits - 1) + TINY)
+    values = _values(to_whole(_levels(x, bottom, step)), bottom, step)
+    return values if half == 1 else values.div_(half).clamp_(low, high)
+
+
 class _Nearest(torch.autograd.Function):
     """Nearest level forward, straight through backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: Tensor | float, high: Tensor | float, bits: Bits) -> Tensor:
-        step = (high - low) / (2.0**bits - 1) + TINY
-        return _values(_levels(x, low, step).round_(), low, step)
+        return _round(x, low, high, bits, Tensor.round_, 1.0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -128,12 +161,17 @@ class _Error(torch.autograd.Function):
         return stochastic(grad, ctx.bits, ctx.generators), None, None
 
 
-def _is_float(bits: Bits) -> bool:
-    if isinstance(bits, Tensor):
-        return False
-    if bits < 1:
-        raise WorkbenchError(f"{bits} bits make no grid: give 1 or more (32 leave the numbers as they are)")
-    return bits >= 32
+def _is_float(bits: Bits, x: Tensor | None = None) -> bool:
+    """Do so many bits leave x as it is? Refuses what makes no grid, or a tensor of bits that is not one a model."""
+    if not isinstance(bits, Tensor):
+        check_number("bits", bits, 1, whole=True)
+        return bits >= 32
+    if x is not None and (bits.ndim > 2 or bits.shape != x.shape[: bits.ndim] or bits.numel() == 0):
+        raise WorkbenchError(f"bits of shape {list(bits.shape)} do not go with {list(x.shape)}: give [K] or [K, n]")
+    fewest, most = bits.aminmax()
+    if not (fewest >= 1 and most <= MOST_BITS):
+        raise WorkbenchError(f"bits from {fewest:g} to {most:g} make no grid: give 1 to {MOST_BITS}")
+    return False
 
 
 def nearest(x: Tensor, low: Tensor | float, high: Tensor | float, bits: Bits) -> Tensor:
@@ -143,6 +181,7 @@ def nearest(x: Tensor, low: Tensor | float, high: Tensor | float, bits: Bits) ->
         x: entries between low and high.
         low, high, bits: numbers, or tensors that broadcast against x.
     """
+    _is_float(bits)  # refuses what makes no grid
     return _Nearest.apply(x, low, high, bits)
 
 
@@ -155,13 +194,16 @@ def stochastic(x: Tensor, bits: Bits, generators: Generators = None) -> Tensor:
         generators: one, or one a model: models with equal generators get equal noise, whoever runs beside them.
             None is torch's default generator, and so is any on a GPU.
     """
-    if _is_float(bits):
+    if _is_float(bits, x):
         return x
-    low, high, bits = _range_and_bits(x, bits)
-    step = WIDER * ((high - low) / (2.0**bits - 1) + TINY)
-    level = _levels(x.contiguous(), low, step)
-    _add_noise(level, generators)
-    return _values(level.floor_(), low, step)
+    if isinstance(generators, Sequence) and len(generators) != len(x):
+        raise WorkbenchError(f"{len(generators)} generators for {len(x)} models: give one a model")
+
+    def up_or_down(level: Tensor) -> Tensor:
+        _add_noise(level, generators)
+        return level.floor_()
+
+    return _round(x.contiguous(), *_range_and_bits(x, bits), up_or_down, WIDER)
 
 
 def _range_and_bits(x: Tensor, bits: Bits) -> tuple[Tensor | float, Tensor | float, Bits]:
@@ -173,19 +215,21 @@ def _range_and_bits(x: Tensor, bits: Bits) -> tuple[Tensor | float, Tensor | flo
 
 def quantize_weight(w: Tensor, bits: Bits) -> Tensor:
     """Nearest level over the range of each output channel: ``[out, ...]``, or ``[K, out, ...]`` with bits ``[K]``."""
+    if _is_float(bits, w):
+        return w
     if isinstance(bits, Tensor):
         return nearest(w, *span(w, 2), _columns(bits, w))
-    return w if _is_float(bits) else nearest(w, *span(w, 1), bits)
+    return nearest(w, *span(w, 1), bits)
 
 
 def quantize_activation(x: Tensor, bits: Bits) -> Tensor:
     """Nearest level over the range of the batch; ``[K, n, ...]`` with bits ``[K]`` or ``[K, n]``."""
-    return x if _is_float(bits) else nearest(x, *_range_and_bits(x, bits))
+    return x if _is_float(bits, x) else nearest(x, *_range_and_bits(x, bits))
 
 
 def quantize_error(y: Tensor, bits: Bits, generators: Generators = None) -> Tensor:
     """y itself; its gradient, on the way back, is rounded by `stochastic` over the batch's range."""
-    return y if _is_float(bits) else _Error.apply(y, bits, generators)
+    return y if _is_float(bits, y) else _Error.apply(y, bits, generators)
 
 
 # --- layers and whole models ---------------------------------------------------------------------------------
@@ -209,6 +253,8 @@ class _Quantized:
         """Quantised input and weight. Training stores the range of x, evaluation uses what was stored."""
         if _is_float(self.bits):
             return x, self.weight
+        if x.numel() == 0:
+            raise WorkbenchError(f"an input of shape {list(x.shape)} is empty: a quantised layer needs its range")
         if self.training:
             low, high = x.detach().aminmax()
             newest = self.batches.add_(1).reciprocal().clamp_(min=self.momentum)  # to begin with, a plain mean
@@ -262,8 +308,10 @@ def quantize(
         generator: of the stochastic rounding; None is torch's default generator.
 
     Raises:
-        WorkbenchError: another kind, no layer of that kind, or a torch layer that passes its linear layers by.
+        WorkbenchError: another kind, no layer of that kind, a momentum outside 0 to 1, or a torch layer that passes
+            its linear layers by.
     """
+    check_number("momentum", momentum, 0, 1)
     if unknown := [kind.__name__ for kind in kinds if kind not in TWINS]:
         raise WorkbenchError(f"cannot quantise {', '.join(unknown)}: choose from Conv2d, Linear")
     twin = copy.deepcopy(model)
