@@ -44,7 +44,7 @@ LARGEST = 2.0**53
 class Layer:
     """A convolution, or with Y = X = R = S = 1 a matrix product ``[N, C] x [C, K]``; numbers or tensors that broadcast.
 
-    Padding counts as part of the input, and a dilated kernel as a dense one.
+    Padding counts as part of the input; `hardware.layers` cuts a dilated convolution into dense ones.
 
     Args:
         name: of the layer in its model.

@@ -4,7 +4,7 @@
 the model by `cost.record`), an `Accelerator`, and a dataflow, whose tiles are chosen by trying all of a grid at once.
 
 Left out: normalisation, activations and pooling, control, clock, leakage, and idle PEs. Zero padding is moved like any
-input, and a dilated kernel as a dense one.
+input.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import math
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from functools import lru_cache, reduce
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from workbench import WorkbenchError, check_number
 from workbench.accelerator import Accelerator, Cost, check_machine, evaluate, generic
@@ -133,6 +135,7 @@ def layers(
     input_bits: Number = 8,
     error_bits: Number = 8,
     training: bool = False,
+    **keywords: Any,
 ) -> list[Layer]:
     """The products of any torch model as layers: convolutions, matrix products (sparse ones too), message passing, and
     layers that count themselves; with ``training`` also the backward products that somebody asks for.
@@ -140,7 +143,8 @@ def layers(
     Outputs leave at the next layer's input bits, errors at ``error_bits``. Weights that are zero are counted where a
     module has them as ``weight``; where a mask of one bit a weight is shorter, only the others are stored. The entry of
     a sparse matrix is stored with its column. A transposed convolution is the dX of a convolution, and its operands are
-    named as in that one.
+    named as in that one. A dilated convolution is dense ones of every d-th row and column, one layer for each size. A
+    product of complex numbers is four of real ones. ``keywords`` are inputs by name.
 
     Raises:
         WorkbenchError: the model cannot be counted, or a three-dimensional convolution.
@@ -148,22 +152,23 @@ def layers(
     for name, bits in (("weight_bits", weight_bits), ("input_bits", input_bits), ("error_bits", error_bits)):
         check_number(name, bits, 1)
     found = []
-    for event in record(model, *inputs):
-        if not event.product:
+    for event in record(model, *inputs, **keywords):
+        if not event.product or not any(event.work[0]):
             continue
-        shape, transposed = _shape(event), "convolution" in event.op and event.options[1]
-        points = math.prod(float(shape[d]) for d in "NGKCYXRS") * shape["density"]
+        shapes, transposed = _shapes(event), "convolution" in event.op and event.options[1]
+        points = sum(math.prod(float(shape[d]) for d in "NGKCYXRS") * shape["density"] for shape in shapes)
         zeros = _zeros(model, event)
         store = weight_bits
-        if shape["density"] < 1:  # an entry of all ones needs no value
-            store = weight_bits * (event.work[0].multiplies > 0) + math.ceil(math.log2(max(shape["C"], 2)))
+        if shapes[0]["density"] < 1:  # an entry of all ones needs no value
+            column = math.ceil(math.log2(max(shapes[0]["C"], 2)))
+            store = weight_bits * (event.work[0].multiplies > 0) + column
         elif zeros:
             store = least(weight_bits, (1 - zeros) * weight_bits + 1)
         order = ("dx", "forward", "dw") if transposed else PRODUCTS
         for product, work in list(zip(order, event.work, strict=True))[: 3 if training else 1]:
             if any(work):
                 bits = error_bits if work is not event.work[0] else input_bits
-                found.append(
+                found += [
                     Layer(
                         event.layer or event.op,
                         product=product,
@@ -175,37 +180,58 @@ def layers(
                         weight_store=store,
                         **shape,
                     )
-                )
+                    for shape in shapes
+                ]
     return found
 
 
-def _shape(event: Event) -> dict[str, Any]:
-    """Sizes of the nest; of a sparse product, the share of its entries that are there."""
+def _shapes(event: Event) -> list[dict[str, Any]]:
+    """Sizes of the nest, or nests of a dilated convolution; of a sparse product, the share of its entries."""
     x, weight, out = event.shapes
     sizes: dict[str, Any] = dict.fromkeys("NGKCYXRS", 1) | {"density": 1.0}
     if event.options and event.options[0] in ("S X", "X S"):
         first = event.options[0] == "S X"  # [K, C] entries times [C, N] features, or [N, C] times [C, K]
         k, c = weight if first else weight[::-1]
         n = math.prod(x[1:]) if first else x[0]
-        return sizes | {"N": n, "C": c, "K": k, "density": event.options[1] / (k * c)}
+        return [sizes | {"G": event.reals, "N": n, "C": c, "K": k, "density": event.options[1] / (k * c)}]
     if len(weight) > 4 or not weight:
-        raise WorkbenchError(f"{event.layer} ({event.op}) with weights of shape {weight} has no loop nest here")
+        raise WorkbenchError(
+            f"{event.layer or 'the network itself'} ({event.op}) has weights of shape {weight}: the hardware model "
+            "knows rows and columns only, no third dimension. Count it with `cost.count`, or leave it out"
+        )
     if len(weight) > 2 and event.options:
-        source, target = (out, x) if event.options[1] else (x, out)
+        stride, transposed, dilation = event.options
+        source, target = (out, x) if transposed else (x, out)
         groups = source[1] // weight[1]
-        sizes |= {"N": x[0], "G": groups, "K": weight[0] // groups, "C": weight[1], "stride": event.options[0]}
+        sizes |= {"N": x[0], "G": event.reals * groups, "K": weight[0] // groups, "C": weight[1], "stride": stride}
+        sizes |= dict(zip("RS"[4 - len(weight) :], weight[2:], strict=True))
         sizes |= dict(zip("YX"[4 - len(target) :], target[2:], strict=True))
-        return sizes | dict(zip("RS"[4 - len(weight) :], weight[2:], strict=True))
+        found, steps = [sizes], dilation if isinstance(dilation, tuple) else (dilation,) * 2
+        for d, kernel, step in zip("YX", "RS", steps, strict=True):
+            found = [cut for whole in found for cut in _undilated(whole, d, 1 if whole[kernel] == 1 else step)]
+        return found
     if event.options:  # a layer that counts itself: [out, in]
-        return sizes | {"N": math.prod(x[:-1]), "C": weight[1], "K": weight[0]}
+        return [sizes | {"N": math.prod(x[:-1]), "C": weight[1], "K": weight[0]}]
     batches = x[0] if len(weight) == 3 else 1  # each with weights of its own
-    rows = math.prod(x[-2:-1])
-    return sizes | {"N": rows, "G": batches, "C": x[-1], "K": weight[-1] if len(weight) > 1 else 1}
+    columns = weight[-1] if len(weight) > 1 else 1
+    return [sizes | {"N": math.prod(x[-2:-1]), "G": event.reals * batches, "C": x[-1], "K": columns}]
+
+
+def _undilated(sizes: dict[str, Any], d: str, step: int) -> list[dict[str, Any]]:
+    """Outputs ``step`` apart share inputs, those between do not: dense convolutions side by side, as in a batch."""
+    size, longer = divmod(sizes[d], step)
+    cuts = (longer, size + 1), (step - longer, size)
+    return [sizes | {"N": many * sizes["N"], d: long} for many, long in cuts if many and long]
 
 
 def _zeros(model: nn.Module, event: Event) -> float:
     weight = getattr(model.get_submodule(event.layer), "weight", None)
-    if not isinstance(weight, Tensor) or weight.is_meta or sorted(weight.shape) != sorted(event.shapes[1]):
+    if (
+        not isinstance(weight, Tensor)
+        or is_lazy(weight)
+        or weight.is_meta
+        or sorted(weight.shape) != sorted(event.shapes[1])
+    ):
         return 0.0
     return float((weight == 0).double().mean())
 
@@ -227,7 +253,8 @@ def costs(
 ) -> list[tuple[Layer, Cost]]:
     """Each layer of a model with what it costs in its best tiling; arguments as of `breakdown`."""
     accelerator = generic() if accelerator is None else accelerator
-    if unknown := set(options) - OPTIONS:
+    named = set(signature(model.forward).parameters) if isinstance(model, nn.Module) else set()
+    if unknown := set(options) - OPTIONS - named:
         raise WorkbenchError(f"no option {', '.join(sorted(unknown))}: choose from {', '.join(sorted(OPTIONS))}")
     if isinstance(model, nn.Module):
         found = layers(model, *inputs, **options)
@@ -260,7 +287,7 @@ def breakdown(
         inputs: of the model.
         accelerator: `generic()`, unless another is given.
         dataflow: one of `DATAFLOWS`.
-        options: of `layers`: ``weight_bits``, ``input_bits``, ``error_bits``, ``training``.
+        options: of `layers`: ``weight_bits``, ``input_bits``, ``error_bits``, ``training``; and inputs by name.
 
     Returns:
         One row a layer, ``product`` (forward, dx, dw), ``level`` (compute, register file, network, buffer, DRAM) and
@@ -361,16 +388,23 @@ def draw_breakdown(ax: Axes, table: pd.DataFrame, by: str = "level") -> None:
 BITS, ARRAYS, BUFFERS = (2, 4, 8, 16), (8, 16, 32), (32, 128, 512)
 
 
-def explorer(model: nn.Module, *inputs: Any, name: str = "energy", training: bool = False) -> Explorer:
+def explorer(model: nn.Module, *inputs: Any, name: str = "energy", training: bool = False, **keywords: Any) -> Explorer:
     """Where a model's energy goes on `generic`: by level, operand and layer, with sliders for bits, array and buffer
-    and a choice of the dataflow. Everything is swept ahead, so that a slider answers at once.
+    and a choice of the dataflow. Everything is swept ahead, so that a slider answers at once. ``keywords`` are inputs
+    by name.
+
+    Raises:
+        WorkbenchError: the model cannot be counted, or has nothing that the hardware model knows.
     """
     from workbench.explorer import Bars, Choice, Counters, Explorer, Slider
 
     grid = torch.cartesian_prod(*(torch.tensor(v, dtype=torch.float64) for v in (BITS, ARRAYS, BUFFERS)))
     bits, array, buffer = (column[:, None] for column in grid.T)  # one row a state, columns are for tilings
     machine = generic(array, array, buffer)
-    found = layers(model, *inputs, weight_bits=bits, input_bits=bits, error_bits=bits, training=training)
+    options = {"weight_bits": bits, "input_bits": bits, "error_bits": bits, "training": training}
+    found = layers(model, *inputs, **options, **keywords)
+    if not found:
+        raise WorkbenchError(f"{type(model).__name__} has no product, so there is no energy of layers to show")
     energy: dict[str, dict[tuple[str, str, str], Tensor]] = {dataflow: {} for dataflow in DATAFLOWS}
     cycles = dict.fromkeys(DATAFLOWS, torch.zeros(len(grid), dtype=torch.float64))
     for dataflow in DATAFLOWS:

@@ -123,7 +123,7 @@ class Adder2d(nn.Conv2d):
         """Equation 2 of AdderNet."""
         return _Adder.apply(x, self.weight, self.stride[0], self.padding[0], self.rate)
 
-    def operations(self, x: Tensor, out: Tensor) -> tuple[Operations, Operations, Operations]:
+    def training_operations(self, x: Tensor, out: Tensor) -> tuple[Operations, Operations, Operations]:
         """Of forward, dX and dW: two additions for a MAC forward; backward multiplies."""
         macs, size = float(out.numel() * self.weight[0].numel()), self.weight.numel()
         dx = Operations(multiplies=macs, adds=2 * macs, comparisons=2 * macs)

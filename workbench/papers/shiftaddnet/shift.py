@@ -79,7 +79,7 @@ class _Shift2d(nn.Conv2d):
         """``[n, inputs, h, w]`` to ``[n, outputs, h', w']``."""
         return F.conv2d(fixed_point(x), self.weights(), None, self.stride, self.padding)
 
-    def operations(self, x: Tensor, out: Tensor) -> tuple[Operations, Operations, Operations]:
+    def training_operations(self, x: Tensor, out: Tensor) -> tuple[Operations, Operations, Operations]:
         """Of forward, dX and dW: a shift and an addition for a MAC, but dW = G X is a product of two activations."""
         macs = float(out.numel() * self.in_channels * self.kernel_size[0] * self.kernel_size[1])
         shifts = Operations(adds=macs, shifts=macs)
