@@ -232,6 +232,23 @@ def test_a_parameter_that_no_operation_takes_is_a_loud_warning(layer, left):
         count(nn.Sequential(nn.Linear(4, 4), layer), torch.zeros(3, 4))
 
 
+@pytest.mark.filterwarnings("ignore:.*spectral_norm")
+def test_a_weight_that_a_hook_computes_belongs_to_its_layer():
+    net = nn.utils.spectral_norm(nn.Linear(6, 5)).train()  # two products with vectors find its largest singular value
+    table = count(nn.Sequential(nn.ReLU(), net), torch.zeros(4, 6))
+    assert set(table.loc[table["forward"] > 0, "layer"]) == {"1"}
+    assert table["forward"].sum() == count(net, torch.zeros(4, 6))["forward"].sum() >= (4 + 3) * 30
+
+
+def test_a_loss_is_counted_without_a_warning():
+    x, y = torch.zeros(6, 4), torch.zeros(6, dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert forward_work(nn.MSELoss(), x, x) == Operations(24, 24 + 23)
+        assert forward_work(nn.NLLLoss(), x, y) == Operations(adds=6)
+        assert forward_work(nn.CrossEntropyLoss(), x, y) == Operations(48, 48 + 6, 0, 24)
+
+
 def test_a_parameter_in_elementwise_work_is_no_product_and_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -647,9 +664,10 @@ class Product(nn.Module):
 
 @given(
     st.sampled_from(list(WAYS)), st.integers(2, 4), st.integers(2, 4), st.integers(2, 5),
-    st.lists(st.integers(2, 3), max_size=2), st.booleans(), st.booleans(),
+    st.lists(st.integers(2, 3), max_size=2), st.booleans(), st.booleans(), st.sampled_from(DATAFLOWS),
 )  # fmt: skip
-def test_weights_are_weights_on_whichever_side_they_stand(way, outputs, inputs, rows, batch, frozen, on_cpu):
+@settings(max_examples=40)
+def test_weights_are_weights_on_whichever_side_they_stand(way, outputs, inputs, rows, batch, frozen, on_cpu, dataflow):
     class Net(Product):
         def forward(self, x):
             if on_cpu:
@@ -663,8 +681,10 @@ def test_weights_are_weights_on_whichever_side_they_stand(way, outputs, inputs, 
     macs = n * inputs * outputs
     assert row[["forward", "dx", "dw"]].tolist() == [macs, 0, 0 if frozen else macs]
     assert row[["weights", "inputs", "outputs"]].tolist() == [inputs * outputs, n * inputs, n * outputs]
-    (layer,) = layers(net, x)
+    ((layer, cost),) = costs(net, x, dataflow=dataflow)
     assert layer.volumes == {"weights": inputs * outputs, "inputs": n * inputs, "outputs": n * outputs}
+    moved = {place: number for place, number in cost.accesses.items() if place[1] != "arithmetic"}
+    assert all(number >= layer.volumes[operand] for (_, operand), number in moved.items())
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.booleans(), st.booleans())

@@ -54,7 +54,8 @@ COMPARISONS = {"relu", "threshold", "hardtanh", "clamp", "clamp_min", "clamp_max
 COMPARISONS |= {"eq", "ne", "gt", "ge", "lt", "le", "amax", "amin", "max", "min", "argmax", "argmin", "aminmax"}
 SOFTMAXES = {"_softmax", "_log_softmax", "_safe_softmax"}
 MULTIPLICATIONS = {"_prelu_kernel", "native_dropout", "hardswish", "glu", "log_sigmoid_forward", "rrelu_with_noise"}
-MULTIPLICATIONS |= {"polar", "complex", "mse_loss", "smooth_l1_loss", "huber_loss"}  # not tagged as pointwise
+MULTIPLICATIONS |= {"polar", "complex"}  # those that torch does not tag as pointwise
+LOSSES = {"mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy"}
 NEIGHBOURS = {"linear1d": 2, "bilinear2d": 4, "trilinear3d": 8, "bicubic2d": 16}
 """How many inputs an interpolated output is the weighted mean of."""
 NOTHING = {
@@ -70,8 +71,9 @@ NOTHING = {
     "is_same_size", "_resize_output", "_reshape_copy", "lift", "lift_fresh_copy", "_pack_padded_sequence",
     "_conj_physical", "conj_physical", "_efficientzerotensor", "resize_as", "set", "_has_same_storage_numel",
     "_unsafe_masked_index", "_assert_tensor_metadata", "_assert_async", "_linalg_check_errors", "max_unpool2d",
-    "max_unpool3d", "real", "imag", "sparse_coo_tensor", "_coalesce", "values_copy", "copy_sparse_to_sparse", "sparse_compressed_tensor",
-    "_sparse_compressed_tensor_unsafe", "_sparse_coo_tensor_unsafe", "_sparse_coo_tensor_with_dims_and_tensors",
+    "max_unpool3d", "real", "imag", "sparse_coo_tensor", "_coalesce", "values_copy", "copy_sparse_to_sparse",
+    "sparse_compressed_tensor", "_sparse_compressed_tensor_unsafe", "_sparse_coo_tensor_unsafe",
+    "_sparse_coo_tensor_with_dims_and_tensors",
     *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)),
 }  # fmt: skip
 
@@ -134,7 +136,8 @@ class _Recorder(TorchDispatchMode):
         weights = [t for t in (*model.parameters(), *model.buffers()) if not _sparse(t)]
         self.made_of: dict[StorageWeakRef, str] = {_storage(t): "weights" for t in weights}  # else of inputs, constants
         self.consumed: set[StorageWeakRef] = set()
-        self.hooks = [m.register_forward_pre_hook(self._enter, with_kwargs=True) for m in self.names]
+        enter = {"prepend": True, "with_kwargs": True}  # before a module's own hooks, which may compute its weights
+        self.hooks = [m.register_forward_pre_hook(self._enter, **enter) for m in self.names]
         self.hooks += [m.register_forward_hook(self._leave, with_kwargs=True) for m in self.names]
 
     def __exit__(self, *error: Any) -> None:
@@ -384,6 +387,10 @@ def _real_work(name: str, func: Any, args: tuple, out: Tensor) -> Operations | N
         return Operations(2 * size, size)
     if name == "logsumexp":
         return Operations(size + n, size + rest, 0, rest)
+    if name in LOSSES:
+        return Operations(size, size + rest)
+    if name.startswith("nll_loss"):
+        return Operations(adds=args[1].numel())
     if name in ("prod", "cumprod"):
         return Operations(rest if name == "prod" else size)
     if name == "addr":  # an outer product, added
