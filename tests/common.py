@@ -1,6 +1,7 @@
 """What tests of several papers need."""
 
 import json
+import re
 
 import joblib
 import torch
@@ -20,7 +21,10 @@ def in_this_process(run, config):
 def saved(view, result, folder, monkeypatch):
     """Draw a figure into ``folder``: the table that lies beside it, not empty, and how its columns are compared."""
     monkeypatch.setenv("WORKBENCH_OUT", str(folder))
-    assert view(result).data
+    shown = view(result)
+    assert shown.data
+    assert shown.alt.startswith(" ".join(view.__doc__.split("\n\n")[0].split()).rstrip(".")), "words, not a file's name"
+    assert re.search(r"[xy] axis: |Shown: ", shown.alt), "and more than one sentence of what is drawn"
     table, meta = load(folder / result.parameters["paper"] / f"{view.__name__}.csv")
     assert len(table)
     assert meta["parameters"] == json.loads(json.dumps(result.parameters))

@@ -27,7 +27,8 @@ from test_explorer import (
     wall,
 )
 
-from workbench.explorer import Picture, page
+from workbench import runner
+from workbench.explorer import Bars, Choice, Explorer, Picture, Slider, page
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
@@ -339,7 +340,8 @@ def lab(tmp_path_factory):
     home, here = tmp_path_factory.mktemp("lab"), Path(__file__).parent
     cells = [
         f"import sys\nsys.path.insert(0, {str(here)!r})\nfrom test_explorer import sample\nsample()",
-        "import pathlib, time\nwhile not pathlib.Path('go-on').exists():\n    time.sleep(0.05)",
+        "import pathlib, time\nfrom workbench.progress import progress\n"
+        "for _ in progress(iter(pathlib.Path('go-on').exists, True), 'waiting'):\n    time.sleep(0.05)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -356,6 +358,7 @@ def test_in_jupyterlab_the_kernel_is_not_asked(browser, lab):
     tab.set_default_timeout(120_000)
     errors = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda message: errors.append(message.text) if "widget" in message.text.lower() else None)
     tab.goto(f"{url}/lab/tree/one.ipynb?reset", wait_until="domcontentloaded")
     prompts = tab.locator(".jp-CodeCell .jp-InputPrompt")
     for _ in range(30):  # Lab drops a Run All that comes before the notebook's session is ready
@@ -385,11 +388,178 @@ def test_in_jupyterlab_the_kernel_is_not_asked(browser, lab):
     expect(tab.locator(".widget-readout").first).to_have_text("20%")
     assert picture(tab) == before
     expect(prompts.nth(1)).to_have_text("[*]:")  # it was busy all along
+    bar = tab.locator(".jp-OutputArea-output", has_text="waiting: ")
+    expect(bar).to_be_visible()
     # Nor does it need to be alive.
     (root / "go-on").touch()
     expect(prompts.nth(1)).to_have_text("[2]:")
+    expect(bar).to_have_count(0)
+    left = tab.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea-output")
+    assert all(box.bounding_box()["height"] == 0 for box in left.all()), "a bar that is done leaves nothing to see"
+    assert tab.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     ask(kernel, "DELETE")
     tab.locator(".noUi-handle").first.press("ArrowLeft")
     expect(tab.locator(".explorer-text")).to_have_text(explorer(ratio=0.1)["text"])
     assert errors == []
     tab.close()
+
+
+CODE = '''# %% words of every kind
+import os
+@property
+def area(self, of: int = 0x1F, *rest) -> float:
+    """What it says."""
+    if of is None or not rest:  # why
+        raise ValueError(f"{of!r}: {1.5e3:.2f} \\\\n") from None
+    return [x ** 2 for x in range(len(rest)) if x in {True, ...}] and os.path and self.__doc__
+class A(Exception): b = lambda: (yield r"\\d+", b"b")
+%time 1 + 1
+!ls
+$ ?'''
+ROW = f"<tr>{'<td>a word and another</td>' * 12}</tr>"
+
+
+@pytest.fixture(scope="module")
+def notebook_page(tmp_path_factory):
+    """A page made of an executed notebook, with all that one may hold."""
+    out = tmp_path_factory.mktemp("notebook")
+    new = nbformat.v4
+    outputs = [
+        new.new_output("stream", name="stderr", text="  0%|    | 1/42 [00:55<37:50]"),
+        new.new_output("stream", name="stdout", text="a long line " * 30),
+        new.new_output("display_data", {"text/html": f"<table class='dataframe'>{ROW}</table>"}),
+        new.new_output("display_data", {"text/html": "<table><tr><td>short</td></tr></table>"}),
+    ]
+    cells = [
+        new.new_markdown_cell(
+            f"# A page\n\n## A part\n\n`code`\n\n| {'a | ' * 40}\n| {'- | ' * 40}\n| {'word | ' * 40}"
+        ),
+        new.new_code_cell("scale = 'quick'", metadata={"tags": ["parameters"]}),
+        new.new_code_cell("injected = 1", metadata={"tags": ["injected-parameters"]}),
+        new.new_code_cell(CODE, execution_count=2, outputs=outputs),
+    ]
+    job = runner.Job("gebt", Path("notebook.ipynb"), out, {})
+    nbformat.write(new.new_notebook(cells=cells), job.executed)
+    file = out / "page.html"
+    file.write_text(runner._page(job), encoding="utf-8")
+    return file.as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_word_of_code_stands_out_from_its_ground(tab, notebook_page, scheme):
+    tab.emulate_media(color_scheme=scheme)
+    tab.goto(notebook_page)
+    pairs = tab.evaluate(
+        """() => [...document.querySelectorAll("main *")].filter(e => e.checkVisibility() &&
+            [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())).map(e => {
+          const ctx = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+          const paint = (colour) => { ctx.fillStyle = colour; ctx.fillRect(0, 0, 1, 1); }, read = () =>
+            [...ctx.getImageData(0, 0, 1, 1).data];
+          const above = []; for (let at = e; at; at = at.parentElement) above.unshift(at);
+          for (const at of above) paint(getComputedStyle(at).backgroundColor);
+          const ground = read(); paint(getComputedStyle(e).color);
+          return [e.textContent, read().slice(0, 3), ground.slice(0, 3)];
+        })"""
+    )
+    assert len(pairs) > 50
+
+    def light(colour):
+        c = np.array(colour) / 255
+        return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+    for text, ink, ground in pairs:
+        low, high = sorted((light(ink), light(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ink, ground)
+
+
+def test_a_page_leaves_out_what_is_for_those_who_run_it(tab, notebook_page):
+    tab.goto(notebook_page)
+    read = tab.locator("main").inner_text()
+    assert "a long line" in read
+    assert "scale = 'quick'" in read
+    for word in ("37:50", "injected", "In [", "[2]:", "\u00b6"):
+        assert word not in read, word
+
+
+def test_what_is_wider_than_a_phone_scrolls_in_a_box_that_the_keyboard_reaches(tab, notebook_page):
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.goto(notebook_page)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.wait_for_function("[...document.querySelectorAll('.scroll')].every(e => e.hasAttribute('tabindex'))")
+    boxes = tab.evaluate(
+        "[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth > e.clientWidth, e.tabIndex === 0])"
+    )
+    assert [wide for wide, _ in boxes].count(True) >= 3
+    assert [wide for wide, _ in boxes].count(False) >= 1
+    assert all(wide == stop for wide, stop in boxes)
+    assert tab.locator("table").count() == tab.locator(".scroll > table").count() == 3
+
+
+@pytest.mark.parametrize("width", [320, 360, 390, 480, 481, 600, 1280])
+def test_a_slider_keeps_its_track_and_its_words_on_any_screen(tab, tmp_path, width):
+    explorers = [
+        Explorer(
+            f"e{length}",
+            "One",
+            [
+                Slider("a", ("a word " * 20)[:length], (1, 2), 1, "{:g} images a second"),
+                Choice("b", ("another " * 20)[:length], ("x", "y", "z"), "x", labels=[f"{c} word" * 6 for c in "abc"]),
+            ],
+            [Bars(lambda a: {"s": [1, a]}, "P", "x", bars=["a long name of a bar that takes much room", "b"])],
+            "{a} {b}",
+        )
+        for length in (1, 20, 60)
+    ]
+    file = tmp_path / "page.html"
+    file.write_text(page("Phone", "", *explorers), encoding="utf-8")
+    tab.set_viewport_size({"width": width, "height": 800})
+    tab.goto(file.as_uri())
+    tracks = tab.locator("input[type=range]").evaluate_all("all => all.map(e => e.getBoundingClientRect().width)")
+    assert len(tracks) == 3
+    assert min(tracks) >= 120
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    ends = tab.evaluate(
+        """[...document.querySelectorAll(".explorer-controls :is(span, label, output, input)")].map(e =>
+          e.closest("section").getBoundingClientRect().right - e.getBoundingClientRect().right)"""
+    )
+    assert min(ends) >= 0, "nothing is cut off at the right"
+
+
+def test_a_picture_is_as_true_on_paper_as_on_the_screen(browser, exported):
+    """On paper a frame has another width and nothing is drawn again: here, where no change of a size is told."""
+    tab = browser.new_page(viewport={"width": 1000, "height": 1200}, device_scale_factor=2)
+    tab.add_init_script(
+        """window.ResizeObserver = class {
+          constructor(then) { this.then = then; }
+          observe(target) {
+            const once = () => this.then([{ target, contentRect: target.getBoundingClientRect() }]);
+            requestAnimationFrame(once);
+          }
+        }"""
+    )
+    tab.goto(exported)
+    tab.wait_for_function("[...document.querySelectorAll('.explorer-plot svg[viewBox]')].length >= 8")
+    for width in (1000, 800, 450):
+        tab.emulate_media(media="print")
+        tab.set_viewport_size({"width": width, "height": 1200})
+        plot = tab.locator(".explorer-plot").nth(3)
+        box, frame = plot.locator("rect.edge").bounding_box(), plot.bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(2, abs=0.02)
+        shot = 255 * matplotlib.image.imread(io.BytesIO(plot.screenshot()))
+        for points, colour in zip(POINTS.values(), (BLUE, VERMILION), strict=True):
+            for x, y in points:
+                column = box["x"] - frame["x"] + (x + 2) / 4 * box["width"]
+                row = box["y"] - frame["y"] + (1 - y) / 2 * box["height"]
+                np.testing.assert_allclose(shot[int(2 * row), int(2 * column), :3], colour, atol=8)
+    tab.close()
+
+
+def test_a_frame_narrower_than_its_labels_is_no_error(tab, exported):
+    tab.goto(exported)
+    for width in (1, 20, 60, 90, 130):
+        tab.add_style_tag(content=f".explorer-plot {{ width: {width}px }}")
+        tab.wait_for_function(
+            "w => [...document.querySelectorAll('.explorer-plot > canvas')].every(c => c.width === 2 * w)", arg=width
+        )
+    widths = tab.locator(".explorer-plot rect").evaluate_all("all => all.map(e => Number(e.getAttribute('width')))")
+    assert min(widths) > 0

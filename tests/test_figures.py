@@ -399,6 +399,24 @@ def test_a_cell_that_ends_in_save_shows_the_picture(tmp_path, monkeypatch):
     assert "image/png" in shown
 
 
+def test_a_picture_says_in_words_what_its_panels_show():
+    drawn = draw()
+    drawn.axes[0].set(xlabel="epoch", ylabel="loss (nats)", title="Two\nlines")
+    drawn.legend(["the cycle"])
+    assert figures.alternative(drawn, "Loss of\n    both.\n\nMore of it.") == (
+        "Loss of both. Two lines: x axis: epoch, y axis: loss (nats). Accuracy, %. Shown: line, the cycle."
+    )
+
+
+@pytest.mark.parametrize("name", ["curve", "two_words"])
+def test_no_picture_is_called_by_its_file_name(tmp_path, monkeypatch, name):
+    """Loss by epoch."""
+    monkeypatch.setenv("WORKBENCH_OUT", str(tmp_path))
+    bare, _ = figures.figure()
+    assert name not in figures.save(bare, table(), name, result()).alt.replace(" ", "_")
+    assert figures.save(bare, table(), name, result()).alt == "Loss by epoch."
+
+
 def test_a_committed_table_states_the_same_tolerances_at_every_scale():
     folders = [ROOT / "figures" / scale for scale in ("quick", "full")]
     names = [{path.relative_to(folder) for path in folder.glob("*/*.csv")} for folder in folders]

@@ -352,7 +352,7 @@ def test_a_run_with_parameters_keeps_its_results_apart(checkout):
         (["figures", "gebt", "cpt"], "cpt is not built yet"),
         (["figures", "gebt", "nope"], "unknown paper 'nope'"),
         (["figures", "--scale", "huge"], "unknown scale 'huge'"),
-        (["export", "nope"], "unknown paper 'nope'"),
+        (["export", "start"], "shiftaddnet, agd, a2d, dna, adadeep, start_here"),
     ]:
         assert reason in command(checkout, *arguments, code=1)
     assert len(runs(checkout)) == 2  # nothing was started

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 
+import nbformat
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nbclient import NotebookClient
 
 from workbench.nets import GAT, GCN, GIN, SAGE, Features, Pattern
 from workbench.papers.gebt import method
+from workbench.progress import progress
 from workbench.training import dropout_masks, generator, train, whole_steps
 
 N, C = 24, 3
@@ -177,3 +180,25 @@ def test_one_broken_model_of_a_real_run_is_named():
     start["2.bias"][1] = float("nan")
     with pytest.raises(FloatingPointError, match=r"\[1\]"):
         method.train_network(net, start, torch.ones(2, pattern.num_edges), task, 2)
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_a_notebook_keeps_nothing_of_a_progress_bar(monkeypatch, disabled):
+    monkeypatch.setenv("TQDM_DISABLE", "1") if disabled else monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    source = "import time\nfrom workbench.progress import progress\nfor _ in progress(range(4), 'x'): time.sleep(0.7)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    seen = []
+    client = NotebookClient(notebook, kernel_name="python3")
+    process = client.process_message
+    client.process_message = lambda message, *rest: (seen.append(message), process(message, *rest))[1]
+    client.execute()
+    shown = [message["content"]["data"] for message in seen if "display_data" in message["msg_type"]]
+    assert [output.data for output in notebook.cells[0].outputs] == ([] if disabled else [{}])
+    assert any("x: " in data.get("text/plain", "") for data in shown) != disabled
+
+
+def test_progress_passes_on_all_items_in_order():
+    assert list(progress([3, 1, 2], "x")) == [3, 1, 2]
+    with progress(None, "x", 3) as bar:
+        bar.update(2)
+    assert bar.n == 2 or bar.disable

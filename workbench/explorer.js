@@ -40,7 +40,7 @@ const STYLE = `
 .explorer li, .explorer .options label { display: flex; align-items: center; gap: 5px; margin: 0 }
 .explorer li :is(canvas, svg) { width: 30px; height: 12px }
 .explorer-plot { position: relative; overflow: hidden }
-.explorer-plot > :is(canvas, svg) { position: absolute; inset: 0; width: 100%; height: 100% }
+.explorer-plot > :is(canvas, svg) { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain }
 .explorer-plot > svg { pointer-events: none; font-size: 12px; fill: currentColor }
 .explorer :is(.grid, .edge, .halo, .mark, .ink, .bold) { stroke: currentColor; fill: none }
 .explorer-plot .grid { stroke-opacity: .14 }
@@ -61,9 +61,14 @@ const STYLE = `
 .explorer button { font: inherit; color: inherit; background: none; border: 1px solid; border-radius: 3px;
   padding: 2px 12px; cursor: pointer }
 .explorer-controls { margin: 6px 0 12px }
-.explorer-controls > * { display: grid; grid-template-columns: var(--labels) 1fr 5em; gap: 10px; align-items: center }
+.explorer-controls > * { display: grid; grid-template-columns: minmax(0, var(--labels)) minmax(120px, 1fr) 5em;
+  gap: 0 10px; align-items: center; min-width: 0 }
 .explorer-controls input { margin: 0; min-width: 0 }
-.explorer-controls .options { grid-column: 2 / 4 }
+.explorer-controls .options { grid-column: 2 / 4; min-width: 0 }
+@media (max-width: 480px) { /* a label stands above its track */
+  .explorer-controls > * { grid-template-columns: minmax(120px, 1fr) minmax(0, auto) }
+  .explorer-controls > * > span { grid-column: 1 / -1 }
+}
 .explorer-refused { border-left: 4px solid #D55E00; padding-left: 8px; margin: 6px 0 }
 .explorer :focus-visible, .explorer-live :focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2);
   outline-offset: 1px }
@@ -390,7 +395,7 @@ function plot(panel, figure, reader, watch) {
   const frame = make("div", figure, { class: "explorer-plot", style: `height: ${kind.height?.(panel) ?? 340}px` });
   const canvas = make("canvas", frame, { role: "img", "aria-label": panel.title }), ctx = canvas.getContext("2d");
   frame.insertAdjacentHTML("beforeend", `<svg aria-hidden="true"><g></g><g></g></svg>`);
-  const [axes, marks] = frame.querySelectorAll("g"), readout = make("output", frame, { "aria-live": "off" });
+  const overlay = frame.lastChild, [axes, marks] = overlay.children, readout = make("output", frame, { "aria-live": "off" });
   let width = 0, height = 0, drawn = "", inside = null;
 
   function arrange() { // scales and axes: again only when a size, an end of an axis or a label changed
@@ -399,11 +404,14 @@ function plot(panel, figure, reader, watch) {
     const key = JSON.stringify([width, height, ends, labels]);
     if (key === drawn) return;
     drawn = key;
+    // Where this size is not the frame's, as on paper, axes and canvas still shrink as one.
+    overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const long = (texts) => Math.ceil(6.6 * Math.max(...texts.map((text) => text.length))), top = 8;
     let bottom = height - 38, right = width - (panel.z ? 88 : 14);
     const upward = () => scale(panel.y, ends.y, ...(kind.down ? [top, bottom] : [bottom, top]));
     const room = panel.y.names ? 14 : 36, texts = upward().ticks(room).map(([, text]) => text);
     const left = long(texts) + (labels.y ? 32 : 10);
+    right = Math.max(right, left + 1); // a frame may be narrower than its labels, if only while a page loads
     const aspect = kind.aspect?.(panel, ends);
     if (aspect) {
       const tall = Math.min((right - left) / aspect, bottom - top);
@@ -614,3 +622,9 @@ for (const root of document.querySelectorAll("[data-explorer]:not([data-mounted]
   root.dataset.mounted = "";
   mount(root);
 }
+
+// The keyboard reaches a box that scrolls sideways, and does not stop at one that has no need to.
+const boxes = new ResizeObserver((seen) => {
+  for (const { target } of seen) target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
+});
+for (const box of document.querySelectorAll(".scroll")) boxes.observe(box);

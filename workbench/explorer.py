@@ -50,9 +50,10 @@ import anywidget
 import ipywidgets
 import numpy as np
 import traitlets
-from tqdm.auto import tqdm
+from tqdm.std import tqdm
 
 from workbench import WorkbenchError
+from workbench.progress import progress
 
 MAX_BYTES = 8_000_000
 """The heaviest explorer that a page takes."""
@@ -484,7 +485,7 @@ class Explorer:
     def _swept(self) -> tuple[dict, bytes]:
         functions = [(panel.title, f) for panel in self.panels for f in panel.functions] + [*self.scalars.items()]
         calls = sum(math.prod(_counts(self.controls, _depends(self.controls, *f))) for f in functions)
-        with tqdm(total=calls, desc=f"sweeping {self.name}", delay=2, leave=False) as bar:
+        with progress(None, f"sweeping {self.name}", calls) as bar:
             sweep = _Sweep(self, bar)
             panels = [{"title": panel.title, **panel.pack(sweep)} for panel in self.panels]
         controls = [
@@ -524,14 +525,20 @@ h1, h2, h3 { line-height: 1.25; margin: 1.4em 0 .4em }
 [data-explorer] > h3 { margin-top: .4em }
 [data-explorer].explorer { box-sizing: border-box }
 img { max-width: 100%; height: auto }
+.scroll { overflow-x: auto }
 code, pre { font: .9em/1.45 ui-monospace, monospace }
-pre { overflow-x: auto; padding: .6rem .8rem; border-left: 3px solid var(--faint) }
+pre { padding: .6rem .8rem; border-left: 3px solid var(--faint) }
 table { border: 0; border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; border: 0; border-bottom: 1px solid var(--faint) }
 .dataframe { font-size: .85rem }
 .dataframe td { padding: .2rem .4rem }
 .dataframe td:first-of-type { overflow-wrap: anywhere; min-width: 14ch }
-@media print { :root { color-scheme: light } main { max-width: none; padding: 0 } }
+@media print {
+  :root { color-scheme: light }
+  main { max-width: none; padding: 0 }
+  pre { white-space: pre-wrap }
+  .dataframe { font-size: .6rem; overflow-wrap: anywhere }
+}
 """  # noqa: E501
 
 

@@ -8,6 +8,7 @@ the same content gives the same bytes.
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from collections.abc import Mapping
@@ -123,7 +124,26 @@ def save(
         )
     for ending, content in (("png", png.getvalue()), ("svg", svg.getvalue()), ("csv", csv.encode())):
         write_atomic(folder / f"{name}.{ending}", content)
-    return Image(data=png.getvalue(), format="png", retina=True, alt=name.replace("_", " "))
+    view = inspect.currentframe().f_back
+    said = inspect.getdoc(view.f_globals.get(view.f_code.co_name)) or ""
+    return Image(data=png.getvalue(), format="png", retina=True, alt=alternative(drawn, said))
+
+
+def alternative(drawn: Figure, said: str = "") -> str:
+    """What a figure shows, in words: the first paragraph of `said`, then each panel's title, axes and series."""
+    first = " ".join(said.split("\n\n")[0].split())
+    parts = [first, *(text.get_text() for text in [drawn._suptitle] if text)]
+    series: dict[str, None] = {}
+    for ax in drawn.axes:
+        axes = {"x": ax.get_xlabel(), "y": ax.get_ylabel()}
+        axes = ", ".join(f"{axis} axis: {label}" for axis, label in axes.items() if label)
+        parts.append(": ".join(filter(None, [ax.get_title(), axes])))
+        series |= dict.fromkeys(ax.get_legend_handles_labels()[1])
+    for legend in drawn.legends:
+        series |= dict.fromkeys(text.get_text() for text in legend.get_texts())
+    parts = dict.fromkeys(" ".join(part.split()).rstrip(".") for part in parts)
+    parts = [part for part in parts if part] + ([f"Shown: {', '.join(series)}"] if series else [])
+    return " ".join(f"{part}." for part in parts) or "A picture without words."
 
 
 def load(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -34,6 +34,9 @@ SCALES = ("quick", "full", "paper")
 START = "start_here"
 """The key of notebooks/00_start_here.ipynb, which shows the ledger of all the papers and saves no figure."""
 
+CODE_STYLES = ("default", "monokai")
+"""Pygments' styles of a page's code in the light and in the dark: in both all words have a contrast of 4.5."""
+
 SCRATCH = ROOT / ".workbench"
 """Runs, sweeps and notes of what is finished; nothing in it is committed."""
 
@@ -59,7 +62,12 @@ class Job:
 
 
 def _notebook(key: str) -> Path:
-    return ROOT / "notebooks" / "00_start_here.ipynb" if key == START else papers.paper(key).notebook
+    if key == START:
+        return ROOT / "notebooks" / "00_start_here.ipynb"
+    try:
+        return papers.paper(key).notebook
+    except WorkbenchError as error:
+        raise WorkbenchError(f"{error}, {START}") from None
 
 
 def _job(key: str, scale: str, out: Path, parameters: dict[str, Any] | None = None, host: str = "") -> Job:
@@ -376,10 +384,23 @@ def _page(job: Job) -> str:
             # nbconvert embeds only what lies below its path: the checkout's, so let the links start there.
             cell.source = re.sub(r"""(\]\(|src=["'])\.\./""", r"\1", cell.source)
             cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", cell.source)
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
+        else:  # warnings and progress are for those who run it
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    exporter = HTMLExporter(
+        template_name="basic",
+        embed_images=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+    )
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(ROOT)}})
+    body = re.sub(r"<table\b.*?</table>", r'<div class="scroll">\g<0></div>', body, flags=re.DOTALL)
+    body = body.replace("<pre>", '<pre class="scroll">')
     heading = re.search(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)
-    style = f"<style>{HtmlFormatter().get_style_defs('.highlight')}</style>\n"
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in CODE_STYLES)
+    style = f"<style>@media not screen, (prefers-color-scheme: light) {{\n{light}\n}}\n"
+    style += f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}</style>\n"
     page = explorer.page(heading[1] if heading else job.notebook.stem, style + body)
     remote = r"""<(?:script|link|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*"""
     if found := re.search(remote, page, re.IGNORECASE):

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+
+from workbench.progress import progress
 
 
 def generator(*stream: object) -> torch.Generator:
@@ -56,7 +57,7 @@ def whole_steps() -> Iterator[None]:
 
 def steps(count: int, label: str) -> Iterable[int]:
     """``range(count)`` with a progress bar once it has taken two seconds (none where TQDM_DISABLE is set)."""
-    return tqdm(range(count), desc=label, delay=2, leave=False)
+    return progress(range(count), label)
 
 
 def train(

@@ -27,7 +27,6 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
 
 from workbench import papers, recorded
 from workbench.evidence import Result, means
@@ -49,6 +48,7 @@ from workbench.papers.a2d.trials import (
     student_part,
     table_part,
 )
+from workbench.progress import progress
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def run(config: Config) -> Result:
 def _all(parts: Sequence[tuple], config: Config) -> list[dict[str, Any]]:
     """What the parts found; they run on two processes, and a progress bar counts them."""
     done = Parallel(n_jobs=2, return_as="generator")(delayed(_alone)(*part, config) for part in parts)
-    return list(tqdm(done, "a2d", len(parts), delay=2, leave=False))
+    return list(progress(done, "a2d", len(parts)))
 
 
 def _alone(part: Any, *arguments: Any) -> Any:

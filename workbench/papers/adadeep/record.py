@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench.papers.adadeep.measure import DESIGNS, SPACES, Split, measure, trained
 from workbench.papers.adadeep.techniques import Net
+from workbench.progress import progress
 from workbench.recorded import load_table, load_tensors, provenance, save_table, save_tensors
 
 SEEDS = range(5)
@@ -40,7 +40,7 @@ def run(seeds: Sequence[int]) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     states = Parallel(n_jobs=2)(delayed(_train)(seed) for seed in seeds)
     jobs = [(seed, first, state) for seed, state in zip(seeds, states, strict=True) for first in SPACES[0]]
     parts = Parallel(n_jobs=2, return_as="generator")(delayed(_measure)(*job) for job in jobs)
-    rows = [row for part in tqdm(parts, total=len(jobs), desc="designs") for row in part]
+    rows = [row for part in progress(parts, "designs", len(jobs)) for row in part]
     nets = {f"{seed}.{name}": t for seed, state in zip(seeds, states, strict=True) for name, t in state.items()}
     return pd.DataFrame(rows), nets
 
