@@ -92,11 +92,10 @@ def parse_params(params: list[str] | None) -> dict[str, str]:
 
 @app.command("list")
 def list_papers() -> None:
-    """Show the ten papers: which are built, their notebooks, their ideas."""
-    table = Table("", "paper", "built", "notebook", "idea")
+    """Show the ten papers: their notebooks and their ideas."""
+    table = Table("", "paper", "notebook", "idea")
     for paper in papers.PAPERS:
-        built = "yes" if paper.built else "not yet"
-        table.add_row(str(paper.number), paper.key, built, f"notebooks/{paper.notebook.name}", paper.idea)
+        table.add_row(str(paper.number), paper.key, f"notebooks/{paper.notebook.name}", paper.idea)
     runner.console.print(table)
 
 

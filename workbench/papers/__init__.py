@@ -103,7 +103,7 @@ PAPERS = (
         "dna",
         "DNA: Differentiable Network-Accelerator Co-Search",
         "2010.14778",
-        "arXiv 2020",
+        "ISLPED 2021",
         "Search a network and the accelerator that runs it in one differentiable loop.",
     ),
     Paper(

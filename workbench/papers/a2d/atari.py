@@ -37,7 +37,7 @@ def resnet_agent(depth: int, actions: int = ACTIONS) -> nn.Sequential:
 
 
 SCORES = Claim(
-    "a2d.abstract.scores", "On Atari, searched agents beat hand-designed ones in score and in efficiency", "measured",
+    "a2d.abstract.scores", "Searched agents beat hand-designed ones in score and in efficiency", "measured",
     "score", equals(), None, "arXiv 2012.13091, abstract", True,
 )  # fmt: skip
 
