@@ -523,6 +523,9 @@ def test_a_slider_keeps_its_track_and_its_words_on_any_screen(tab, tmp_path, wid
           e.closest("section").getBoundingClientRect().right - e.getBoundingClientRect().right)"""
     )
     assert min(ends) >= 0, "nothing is cut off at the right"
+    rows = tab.locator("[role=radiogroup]").all()
+    stacked = [row.locator("> span").nth(1).bounding_box()["x"] == row.bounding_box()["x"] for row in rows]
+    assert stacked == [width <= 480] * 3, "on a phone the choices stand below their label"
 
 
 def test_a_picture_is_as_true_on_paper_as_on_the_screen(browser, exported):

@@ -67,7 +67,7 @@ const STYLE = `
 .explorer-controls .options { grid-column: 2 / 4; min-width: 0 }
 @media (max-width: 480px) { /* a label stands above its track */
   .explorer-controls > * { grid-template-columns: minmax(120px, 1fr) minmax(0, auto) }
-  .explorer-controls > * > span { grid-column: 1 / -1 }
+  .explorer-controls > * > :is(span, .options) { grid-column: 1 / -1 }
 }
 .explorer-refused { border-left: 4px solid #D55E00; padding-left: 8px; margin: 6px 0 }
 .explorer :focus-visible, .explorer-live :focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2);
