@@ -258,3 +258,28 @@ def test_every_technique_has_a_smaller_module_than_the_layer_it_replaces():
     for technique in FC[1:]:
         assert sum(p.stored_bits for p in parts(technique, shapes[3])) < parts("none", shapes[3])[0].stored_bits
     assert isinstance(Net().head[1], nn.Linear)
+
+
+# --- layers and networks of others -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("technique", [t for t in CONV if t != "none"])
+@given(stride=st.integers(1, 3), padding=st.integers(0, 2), dilation=st.integers(1, 2), groups=st.sampled_from([1, 2]),
+       bias=st.booleans(), mode=st.sampled_from(["zeros", "reflect"]))  # fmt: skip
+def test_a_convolution_of_torch_is_refused(technique, stride, padding, dilation, groups, bias, mode):
+    layer = nn.Conv2d(4, 16, 3, stride, padding, dilation, groups, bias, mode)
+    with pytest.raises(WorkbenchError, match="cannot transform a Conv2d"):
+        transform(layer, technique, torch.randn(2, 4, 8, 8))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 16), nn.ReLU(), Conv(4, 16, 3, groups=2), Conv(4, 16, 2)])
+def test_other_layers_are_refused(layer):
+    with pytest.raises(WorkbenchError, match="cannot transform"):
+        transform(layer, "prune", torch.randn(2, 4, 8, 8))
+
+
+def test_other_networks_are_refused():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3))
+    for call in (lambda: compress(net, ("none",), torch.randn(1, 1, 8, 8)), lambda: techniques.shapes(net)):
+        with pytest.raises(WorkbenchError, match="cannot compress a Sequential"):
+            call()

@@ -32,7 +32,12 @@ DRAM_PJ = 8 * unit_energy("dram", "low")
 
 @dataclass(frozen=True)
 class Platform:
-    """A device; rates in MACs a second and energies in pJ by the bits of the weights (32, 8, 4)."""
+    """A device.
+
+    ``rate`` in MACs a second and ``pj`` a MAC, by the bits of the weights (32, 8, 4); ``bandwidth`` of DRAM in bytes a
+    second; ``cache`` in bytes; ``overhead`` in microseconds to start a part; ``zeros_energy``, ``zeros_time``: products
+    with a weight of zero are skipped and save energy, or time.
+    """
 
     key: str
     name: str

@@ -235,7 +235,18 @@ def transform(layer: Conv | Dense, technique: str, x: Tensor) -> nn.Module:
         layer: as trained, uncompressed.
         technique: one of `CONV` or `FC`, without ``gap``.
         x: what arrives at the layer for some training images, for the techniques that are fitted.
+
+    Raises:
+        WorkbenchError: the technique is not one for this layer, or the layer is no `Conv` or `Dense` of this module
+            with one group and an odd, square kernel: stride, dilation and a bias of torch's own would be lost.
     """
+    if not isinstance(layer, Conv | Dense):
+        raise WorkbenchError(
+            f"cannot transform a {type(layer).__name__}: a layer must be this module's Conv (stride 1, same padding, "
+            "no bias) or Dense"
+        )
+    if isinstance(layer, Conv) and (layer.groups != 1 or layer.kernel_size[0] % 2 == 0):
+        raise WorkbenchError("cannot transform a convolution with groups or an even kernel: take one group and 1, 3, 5")
     shape = shape_of(layer, x)
     found, w = parts(technique, shape), layer.weight.detach()
     if technique in ("none", "prune", "bits8", "bits4", "deep"):
@@ -335,8 +346,14 @@ class Net(nn.Module):
         return self.head(self.inner(x)[-1])
 
 
+def _check_net(net: nn.Module) -> None:
+    if not isinstance(net, Net):
+        raise WorkbenchError(f"cannot compress a {type(net).__name__}: designs are for adadeep.techniques.Net only")
+
+
 def shapes(net: Net) -> list[Shape]:
-    """The layers of an uncompressed net, first to last."""
+    """The layers of an uncompressed net, first to last. `WorkbenchError` for any network but a `Net`."""
+    _check_net(net)
     sides = [net.side, net.side, net.side // 2]
     found = [
         Shape("conv", conv.in_channels, conv.out_channels, conv.kernel_size[0], side)
@@ -357,7 +374,11 @@ def design_parts(layers: Sequence[Shape], design: Design) -> list[list[Part]]:
 
 @torch.no_grad()
 def compress(net: Net, design: Design, x: Tensor) -> Net:
-    """A copy of the net under a design, not yet fine-tuned; ``x``: some training images ``[n, inputs, side, side]``."""
+    """A copy of the net under a design, not yet fine-tuned; ``x``: some training images ``[n, inputs, side, side]``.
+
+    `WorkbenchError` for any network but a `Net`.
+    """
+    _check_net(net)
     twin = copy.deepcopy(net).eval()
     seen = twin.inner(x)
     for at, technique in enumerate(design[:-1], start=1):
