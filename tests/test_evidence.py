@@ -64,7 +64,7 @@ def test_a_seed_without_a_value_leaves_the_mean_but_stays_among_the_samples():
     assert math.isnan(found.samples[1])
 
 
-@pytest.mark.parametrize("samples", [[], [1.0], [math.nan, 1.0, math.nan], [math.inf, 1.0]])
+@pytest.mark.parametrize("samples", [[], [1.0], [math.nan, 1.0, math.nan]])
 def test_fewer_than_two_values_are_refused(samples):
     with pytest.raises(WorkbenchError, match="two seeds"):
         interval(samples)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from workbench import ROOT, WorkbenchError, write_atomic
+from workbench import ROOT, WorkbenchError, check_choice, check_number, write_atomic
 
 KEYS = (
     "id", "paper", "claim", "kind", "published", "value", "low", "high", "n", "unit",
@@ -54,9 +54,13 @@ def interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
     both arms) removes what the arms share, which is most of the spread. NaN samples are left out of the mean.
 
     Raises:
-        WorkbenchError: with fewer than two finite samples there is no spread to speak of.
+        WorkbenchError: with fewer than two finite samples there is no spread to speak of; an infinite sample, a seed
+            that diverged, is no value and must not be left out either, or only what survived is averaged.
     """
+    check_number("confidence", confidence, 0, 1, above=True)
     values = np.asarray(samples, float)
+    if np.isinf(values).any():
+        raise WorkbenchError(f"{np.isinf(values).sum()} of {len(values)} seeds gave infinity: a mean would hide them")
     finite = values[np.isfinite(values)]
     if len(finite) < 2:
         raise WorkbenchError(f"an interval needs at least two seeds that gave a value, got {len(finite)}")
@@ -66,10 +70,18 @@ def interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
 
 
 def contrast(table: pd.DataFrame, a: Mapping[str, Any], b: Mapping[str, Any], value: str = "accuracy") -> Interval:
-    """Paired difference of the column ``value``, rows like ``a`` minus rows like ``b``: matched by seed."""
+    """Paired difference of the column ``value``, rows like ``a`` minus rows like ``b``: matched by seed.
+
+    Raises:
+        WorkbenchError: another column, a seed twice in one of the arms, or fewer than two pairs.
+    """
+    for column in (value, "seed", *a, *b):
+        check_choice("column", column, table.columns)
 
     def pick(labels: Mapping[str, Any]) -> pd.Series:
         rows = table[np.logical_and.reduce([table[name] == label for name, label in labels.items()])]
+        if rows["seed"].duplicated().any():
+            raise WorkbenchError(f"rows like {dict(labels)} hold a seed twice: name what else tells them apart")
         return rows.set_index("seed")[value]
 
     return interval((pick(a) - pick(b)).dropna().sort_index().tolist())
@@ -87,6 +99,9 @@ def interval_or_none(samples: pd.Series) -> Interval:
 def means(table: pd.DataFrame, by: list[str], column: str = "accuracy") -> pd.DataFrame:
     """Mean of ``column`` with 95 % half width over seeds, by groups; n counts the seeds that gave a value."""
 
+    for name in (column, *by):
+        check_choice("column", name, table.columns)
+
     def summarise(values: pd.Series) -> pd.Series:
         known = interval_or_none(values)
         return pd.Series({column: known.mean, "half": known.half_width, "n": float(np.isfinite(known.samples).sum())})
@@ -100,10 +115,18 @@ Rule = Callable[[Interval, float | None], str]
 
 
 def equals(relative: float = 0.005, partly: float = 0.05) -> Rule:
-    """An exact recomputation: reproduced within ``relative`` of the published number, partly within ``partly``."""
+    """An exact recomputation: reproduced within ``relative`` of the published number, partly within ``partly``.
+
+    The rule refuses what is no number: that contradicts nothing.
+    """
+    check_number("relative", relative, 0)
+    check_number("partly", partly, 0)
 
     def rule(found: Interval, published: float | None) -> str:
-        error = abs(found.mean - published) / abs(published)
+        if published is None or not (math.isfinite(found.mean) and math.isfinite(published)):
+            raise WorkbenchError(f"{found.mean} and {published} (published) cannot be compared: both must be numbers")
+        gap = abs(found.mean - published)
+        error = gap / abs(published) if published else math.inf if gap else 0.0
         return REPRODUCED if error <= relative else PARTLY if error <= partly else CONTRADICTED
 
     return rule
@@ -111,6 +134,7 @@ def equals(relative: float = 0.005, partly: float = 0.05) -> Rule:
 
 def above(margin: float = 0.0) -> Rule:
     """The contrast exceeds ``margin``: the whole interval above it; contradicted when the whole lies below."""
+    check_number("margin", margin, -math.inf)
 
     def rule(found: Interval, _: float | None) -> str:
         return REPRODUCED if found.low > margin else CONTRADICTED if found.high < margin else NOT_SEEN
@@ -125,6 +149,8 @@ def not_worse(margin: float) -> Rule:
 
 def inside(low: float, high: float) -> Rule:
     """Each seed's value lies in ``[low, high]``: reproduced when all do, partly when some do."""
+    check_number("low", low, -math.inf)
+    check_number("high", high, low)
 
     def rule(found: Interval, _: float | None) -> str:
         share = np.mean([low <= value <= high for value in found.samples])  # NaN is outside

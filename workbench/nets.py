@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench import WorkbenchError, early_bird
+from workbench import WorkbenchError, check_number, early_bird
 from workbench.training import generator, train
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
@@ -308,6 +308,8 @@ class ConvNet(nn.Sequential):
     """
 
     def __init__(self, widths: tuple[int, ...] = (32, 32, 64), classes: int = 10, inputs: int = 1) -> None:
+        for what, value in {"width": torch.tensor(widths), "classes": classes, "inputs": inputs}.items():
+            check_number(what, value, 1, whole=True)
         layers: list[nn.Module] = []
         for block, (before, width) in enumerate(zip((inputs, *widths), widths, strict=False)):
             stride = 1 if block == 0 else 2
@@ -318,6 +320,13 @@ class ConvNet(nn.Sequential):
         self.widths, self.classes, self.inputs = tuple(widths), classes, inputs
 
 
+def _parts(net: ConvNet, keep: Tensor) -> tuple[Tensor, ...]:
+    """A mask over all channels, by layer."""
+    if keep.dtype != torch.bool or keep.shape != (sum(net.widths),):
+        raise WorkbenchError(f"a mask of {keep.dtype} {list(keep.shape)}: give bool, one a channel: {sum(net.widths)}")
+    return keep.split(list(net.widths))
+
+
 def mask_channels(net: ConvNet, keep: Tensor) -> ConvNet:
     """A copy with the scale AND shift of dropped channels at zero; ``keep`` is bool over all channels.
 
@@ -325,7 +334,7 @@ def mask_channels(net: ConvNet, keep: Tensor) -> ConvNet:
     """
     masked = copy.deepcopy(net)
     norms = [m for m in masked if isinstance(m, nn.BatchNorm2d)]
-    for norm, part in zip(norms, keep.split(list(net.widths)), strict=True):
+    for norm, part in zip(norms, _parts(net, keep), strict=True):
         norm.weight.data.mul_(part)
         norm.bias.data.mul_(part)
     return masked
@@ -335,9 +344,9 @@ def remove_channels(net: ConvNet, keep: Tensor) -> ConvNet:
     """A smaller net without the dropped channels: same outputs as `mask_channels`, fewer multiplications.
 
     Raises:
-        WorkbenchError: when a layer would lose all its channels.
+        WorkbenchError: when a layer would lose all its channels, or for a mask of another size or kind.
     """
-    parts = keep.split(list(net.widths))
+    parts = _parts(net, keep)
     if not all(part.any() for part in parts):
         empty = [i + 1 for i, part in enumerate(parts) if not part.any()]
         raise WorkbenchError(f"the mask empties convolution(s) {empty}: prune less")
@@ -388,6 +397,8 @@ def train_conv(
         slim: strength of network slimming.
         after_step: called with the number of steps done.
     """
+    if len(x) != len(y) or len(y) < 100:
+        raise WorkbenchError(f"{len(x)} images and {len(y)} labels: give one label an image, and 100 images or more")
     per_epoch, order = len(y) // 100, torch.empty(0)
 
     def loss(step: int) -> Tensor:

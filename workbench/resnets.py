@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, check_number
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -99,6 +99,7 @@ class ResNet(nn.Sequential):
         width: int,
         classes: int,
     ) -> None:
+        check_number("classes", classes, 1, whole=True)
         head = [*last, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
         parts = {"stem": stem, "blocks": blocks, "head": head}
         super().__init__(OrderedDict((name, nn.Sequential(*layers)) for name, layers in parts.items()))
@@ -127,8 +128,10 @@ def cifar_resnet(
         block: `BasicBlock` or `Bottleneck`.
 
     Raises:
-        WorkbenchError: for a depth that no n gives.
+        WorkbenchError: for a depth that no n gives, or sizes that are no whole numbers of 1 or more.
     """
+    for what, value in {"depth": depth, "width": width, "channels": channels}.items():
+        check_number(what, value, 1, whole=True)
     period = 9 if block is Bottleneck else 6
     n, rest = divmod(depth - 2, period)
     if rest or n < 1:
@@ -162,6 +165,7 @@ def vgg_small(classes: int = 10) -> nn.Sequential:
     Six 3x3 convolutions of 128, 128, 256, 256, 512 and 512 channels, a 2x2 max-pooling behind every second, and one
     linear layer.
     """
+    check_number("classes", classes, 1, whole=True)
     layers: list[nn.Module] = []
     inputs = 3
     for at, width in enumerate((128, 128, 256, 256, 512, 512)):

@@ -8,6 +8,7 @@ Measured here, this costs a fifth of training one after another, and it pairs th
 from __future__ import annotations
 
 import hashlib
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from workbench import check_number
 from workbench.progress import progress
 
 
@@ -34,6 +36,7 @@ def dropout_masks(seeds: Sequence[int], epoch: int, shape: tuple[int, ...], rate
 
     Slice k depends on ``(seeds[k], epoch)`` only: arms that share a seed share their dropout (paired runs).
     """
+    check_number("rate", rate, 0, math.nextafter(1, 0))
     unique = {s: torch.rand(shape, generator=generator(s, "dropout", epoch)) for s in dict.fromkeys(seeds)}
     kept = {s: (u >= rate).float().div_(1 - rate) for s, u in unique.items()}
     return torch.stack([kept[s] for s in seeds])
@@ -57,6 +60,7 @@ def whole_steps() -> Iterator[None]:
 
 def steps(count: int, label: str) -> Iterable[int]:
     """``range(count)`` with a progress bar once it has taken two seconds (none where TQDM_DISABLE is set)."""
+    check_number("steps", count, 0, whole=True)
     return progress(range(count), label)
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workbench import WorkbenchError
 from workbench.supernet import Chosen, Mixed, SlicedConv2d, SlicedLinear, Space
 
 # --- operators -----------------------------------------------------------------------------------------------
@@ -253,11 +254,18 @@ class Losses(NamedTuple):
 def a2c(logits: Tensor, values: Tensor, actions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A2C's terms: ``-E[log pi(a|s) A]``, ``E[A^2] / 2`` and minus the entropy, with ``A = targets - values``.
 
-    The advantage is a constant in the first. ``logits`` [B, actions], the others [B].
+    The advantage is a constant in the first. ``logits`` [B, actions], the others [B]. An action whose logit is minus
+    infinity is never taken and adds nothing to the entropy.
     """
+    if logits.ndim != 2 or {values.shape, actions.shape, targets.shape} != {logits.shape[:1]}:
+        shapes = ", ".join(str(list(each.shape)) for each in (logits, values, actions, targets))
+        raise WorkbenchError(
+            f"logits, values, actions and targets of shapes {shapes}: give [B, actions], [B], [B], [B]"
+        )
     log_policy, advantage = logits.log_softmax(-1), targets - values
     taken = log_policy.gather(1, actions[:, None])[:, 0]
-    entropy = -(log_policy.exp() * log_policy).sum(1).mean()
+    least = torch.finfo(log_policy.dtype).min  # 0 log 0 is 0
+    entropy = -(log_policy.exp() * log_policy.clamp(min=least)).sum(1).mean()
     return -(taken * advantage.detach()).mean(), advantage.square().mean() / 2, -entropy
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench import WorkbenchError, data
+from workbench import WorkbenchError, check_number, data
 from workbench.papers.agd.method import Skeleton
 from workbench.training import generator
 
@@ -210,14 +210,25 @@ def images(task: Task, count: int, *stream: object) -> Images:
 
 def y_channel(x: Tensor, crop: int) -> Tensor:
     """[N, 3, H, W] in [0, 1], rounded to 8 bits, as BT.601 studio luminance [N, H, W] (16 to 235) less its border."""
+    check_number("crop", crop, 0, whole=True)
+    if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) <= 2 * crop or not x.isfinite().all():
+        raise WorkbenchError(f"images {list(x.shape)}, crop {crop}: give finite [N, 3, H, W], larger than its borders")
+    h, w = x.shape[2:]
     x = x.clamp(0, 1).mul(255).round().double()
     y = 16 + (x * x.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1)).sum(1) / 255
-    return y[:, crop:-crop, crop:-crop]
+    return y[:, crop : h - crop, crop : w - crop]
+
+
+def _two(a: Tensor, b: Tensor, crop: int) -> tuple[Tensor, Tensor]:
+    if a.shape != b.shape:
+        raise WorkbenchError(f"images {list(a.shape)} and {list(b.shape)} cannot be compared: give equal shapes")
+    return y_channel(a, crop), y_channel(b, crop)
 
 
 def psnr(a: Tensor, b: Tensor, crop: int) -> Tensor:
     """Peak signal-to-noise ratio in dB on Y, an image [N]; 100 for equal ones."""
-    error = (y_channel(a, crop) - y_channel(b, crop)).square().mean((1, 2))
+    x, y = _two(a, b, crop)
+    error = (x - y).square().mean((1, 2))
     return (10 * (255**2 / error.clamp(min=255**2 * 1e-10)).log10()).float()
 
 
@@ -226,7 +237,9 @@ def ssim(a: Tensor, b: Tensor, crop: int) -> Tensor:
     at = torch.arange(11, dtype=torch.float64) - 5
     line = (-(at**2) / (2 * 1.5**2)).exp()
     window = (line / line.sum())[:, None] * (line / line.sum())[None]
-    x, y = (y_channel(each, crop)[:, None] for each in (a, b))
+    x, y = (each[:, None] for each in _two(a, b, crop))
+    if min(x.shape[2:]) < 11:
+        raise WorkbenchError(f"images of {list(x.shape[2:])} without their borders: the window needs 11 x 11")
     moments = torch.cat([x, y, x * x, y * y, x * y])
     mx, my, xx, yy, xy = F.conv2d(moments, window[None, None]).chunk(5)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from workbench import WorkbenchError, check_choice, check_number
 from workbench.nets import GCN, GraphNet, Parameters
 from workbench.training import dropout_masks, generator, train
 
@@ -141,6 +142,8 @@ def rank_edges(weights: Tensor, ties: Sequence[int], largest: bool = False) -> T
     Many edges never get a gradient and tie exactly; ties fall by a permutation drawn from ``ties`` (one seed
     a model), not by edge order, which in citation data follows the node numbering.
     """
+    if weights.ndim != 2 or len(ties) != len(weights) or not weights.isfinite().all():
+        raise WorkbenchError(f"edge weights {list(weights.shape)}, {len(ties)} ties: give finite [K, E] and K seeds")
     shuffles = {seed: torch.randperm(weights.shape[1], generator=generator(seed, "ties")) for seed in set(ties)}
     shuffle = torch.stack([shuffles[seed] for seed in ties])
     order = shuffle.gather(1, weights.gather(1, shuffle).argsort(dim=1, stable=True, descending=largest))
@@ -149,6 +152,7 @@ def rank_edges(weights: Tensor, ties: Sequence[int], largest: bool = False) -> T
 
 def draw_edges(weights: Tensor, ratio: float, ties: Sequence[int], largest: bool = False) -> Tensor:
     """Keep all but the ``int(ratio E)`` smallest (or ``largest``) of the edge weights: ``[K, E]`` to bool."""
+    check_number("ratio", ratio, 0, 1)
     return rank_edges(weights, ties, largest) >= int(ratio * weights.shape[1])
 
 
@@ -169,6 +173,13 @@ class Admm:
     rho: float
     form: AdmmForm
     every: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_choice("form", self.form, get_args(AdmmForm))
+        check_number("ratio", self.ratio, 0, 1)
+        check_number("rho", self.rho, 0)
+        check_number("every", self.every, 1, whole=True)
 
     def start(self, weights: Tensor, num_nodes: int, seeds: Sequence[int]) -> None:
         """z = prune(w), u = 0."""
@@ -252,8 +263,11 @@ def prune_weights(parameters: Parameters, ratio: Tensor) -> Parameters:
         parameters: with ``"1.weight"`` and ``"2.weight"``, ``[K, ...]``.
         ratio: p_w of each model, float64 ``[K]``.
     """
+    check_number("ratio", ratio, 0, 1)
     names = ("1.weight", "2.weight")
     flat = torch.cat([parameters[name].detach().flatten(1) for name in names], 1).abs()
+    if ratio.shape != (len(flat),):
+        raise WorkbenchError(f"ratios {list(ratio.shape)} for {len(flat)} models: give one a model, [K]")
     order, keep = flat.sort(dim=1, stable=True).indices, torch.ones_like(flat, dtype=torch.bool)
     for k, p in enumerate(ratio.tolist()):
         keep[k, order[k, : int(p * flat.shape[1])]] = False

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench import check_choice, check_number
 from workbench.cost import Operations
 
 
@@ -61,6 +62,8 @@ def round_power(w: Tensor, low: int, domain: str = "log") -> Tensor:
         domain: where "nearest" is measured: on exponents ("log", boundary sqrt(2) 2^k, shift layers) or on the numbers
             themselves ("linear", boundary 1.5 2^k, SmartDeal).
     """
+    check_choice("domain", domain, ("log", "linear"))
+    check_number("low", low, -126, 0, whole=True)
     size = w.abs()
     exponent = size.log2().round() if domain == "log" else (size / 1.5).log2().floor() + 1
     return w.sign() * torch.exp2(exponent.clamp(low, 0))
