@@ -198,5 +198,8 @@ def test_costs_of_every_network_in_the_figure():
     costs = cells.cifar_costs().pivot(index="network", columns="schedule", values="gbitops")
     assert costs.shape == (6, 4)
     assert (costs["CPT 3-8/8"] / costs["static 8/8"]).tolist() == pytest.approx([1 - 0.36673] * 6, rel=1e-4)
-    depths = [costs.loc[f"resnet{depth}", "static 8/8"] for depth in (38, 74, 110, 152)]
+    depths = [costs.loc[f"resnet{depth}", "static 8/8"] for depth in (38, 74, 110, 152, 164)]
     assert depths == sorted(depths)
+    # Positions of ResNet-164's markers in the code repository's image exp_cifar100.
+    assert costs.loc["resnet164", "static 8/8"] == pytest.approx(6.04e8, rel=2e-3)
+    assert costs.loc["resnet164", "CPT 3-8/8"] == pytest.approx(3.823e8, rel=2e-3)
