@@ -480,11 +480,11 @@ def test_a_factor_up_to_is_reached_by_the_interval_by_the_mean_or_not():
     [
         ({"seed": 99}, "seed must be one that is recorded, 0 to"),
         ({"seed": 1, "seeds": 99}, "seeds must end at seed"),
-        ({"evaluations": 1}, "evaluations must lie between 2 and 567"),
+        ({"evaluations": 1}, "evaluations must be at least 2 and at most 567"),
         ({"evaluations": 568}, "evaluations must"),
         ({"repetitions": 0}, "repetitions must"),
         ({"again": 0}, "again must"),
-        ({"margin": 0.0}, "margin must be positive"),
+        ({"margin": 0.0}, "margin must be above 0"),
         ({"multiplier": -1.0}, "multiplier must"),
     ],
 )

@@ -48,7 +48,7 @@ def one_thread():
     ("wrong", "message"),
     [
         ({"tasks": "digits 4"}, "there is no task 'digits 4'"),
-        ({"tasks": ("digits paint", "digits paint")}, "tasks must name each task once"),
+        ({"tasks": ("digits paint", "digits paint")}, "tasks must name each once"),
         ({"more_seeds": 1}, "more_seeds must"),
         ({"control_seeds": 3}, "control_seeds must lie in 2..seeds"),
         ({"images": 10}, "images must"),

@@ -156,13 +156,13 @@ def test_a_published_improvement_is_judged_by_what_is_reached():
     ("name", "value", "says"),
     [
         ("templates", ("asic", "gpu"), "asic, systolic, fpga"),
-        ("templates", ("asic",), "at least two"),
+        ("templates", ("asic",), "at least 2"),
         ("objectives", ("energy 3", "latency 6"), "be like"),
         ("objectives", ("edp 3",), "latency"),
         ("seeds", 7, "recorded"),
         ("questions", (4,), "at least 8"),
         ("starts", 0, "at least 1"),
-        ("lr", 0.0, "positive"),
+        ("lr", 0.0, "above 0"),
         ("epochs", 3, "at least 4"),
     ],
 )

@@ -68,7 +68,7 @@ def test_what_is_no_sweep_is_refused_before_it_starts(checkout):
     ]:
         assert reason in command(checkout, "sweep", *arguments, code=1)
     out = command(checkout, "sweep", "gebt", "-p", "seed=1", "--cluster", "tcp://127.0.0.1:9", code=1)
-    assert out.startswith("no dask scheduler answers at tcp://127.0.0.1:9")
+    assert out.startswith("no dask scheduler answers at 'tcp://127.0.0.1:9'")
     assert out.count("\n") == 1
     assert not runs(checkout)
 

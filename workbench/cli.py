@@ -43,7 +43,7 @@ app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, pretty_exceptions_ena
 Paper = Annotated[str, typer.Argument(help="A paper's key, as `workbench list` shows it.")]
 Papers = Annotated[list[str] | None, typer.Argument(help="Papers' keys; all that are built if none.")]
 Scale = Annotated[str, typer.Option(help=f"{', '.join(runner.SCALES)}.")]
-Jobs = Annotated[int, typer.Option(min=1, help="How many run side by side.")]
+Jobs = Annotated[int, typer.Option(min=1, max=256, help="How many run side by side.")]
 Params = Annotated[list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE")]
 
 
@@ -140,6 +140,8 @@ def claims(
     """Show the ledger: what each paper claims, what we found, and of which kind the evidence is."""
     from workbench.evidence import read_ledger
 
+    if scale is not None and scale not in runner.SCALES:
+        raise WorkbenchError(f"unknown scale {scale!r}: choose one of {', '.join(runner.SCALES)}")
     scales = [scale] if scale else ["quick", "full"]
     rows = {row["id"]: row for each in scales for row in read_ledger(each)}  # full replaces quick
     if not rows:

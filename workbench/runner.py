@@ -79,6 +79,8 @@ def _job(key: str, scale: str, out: Path, parameters: dict[str, Any] | None = No
     names = parameter_names(notebook)
     if unknown := [name for name in parameters if name not in names]:
         raise WorkbenchError(f"{notebook.name} has no parameter {unknown[0]!r}: choose among {', '.join(names)}")
+    if key != START and scale not in (scales := papers.experiment(key).Config.SCALES):
+        raise WorkbenchError(f"{key} has no scale {scale!r}: choose one of {', '.join(scales)}")
     if "scale" in names:  # start_here need not have it
         parameters = {"scale": scale, **parameters}
     return Job(key, notebook, out, parameters, host)
@@ -138,8 +140,8 @@ def _start(job: Job) -> subprocess.Popen:
     own["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else every kernel logs a warning of its debugger
     with open(job.out / "log.txt", "wb") as log:
         return subprocess.Popen(
-            # repr and not JSON: a tuple arrives as a tuple.
-            [sys.executable, "-m", "workbench.runner", job.notebook, job.executed, repr(job.parameters)],
+            # JSON makes lists of tuples, which papermill would hand to the notebook as text.
+            [sys.executable, "-m", "workbench.runner", job.notebook, job.executed, json.dumps(job.parameters)],
             cwd=job.notebook.parent,
             env=os.environ | own,
             stdin=subprocess.PIPE,
@@ -169,7 +171,7 @@ def _worker(notebook: str, executed: str, parameters: str) -> None:
     sys.modules["rfc3987_syntax"] = None  # optional to jsonschema, and a second to import
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        _run_notebook(Path(notebook), executed, ast.literal_eval(parameters))
+        _run_notebook(Path(notebook), executed, json.loads(parameters))
     except Exception as error:  # whatever a notebook may raise
         sys.exit(_excerpt(error, Path(notebook)))
 
@@ -238,7 +240,8 @@ def run(key: str, scale: str, parameters: dict[str, Any], out: Path | None = Non
         raise WorkbenchError("--out must not lie in figures/: only `workbench figures` writes there")
     job = _job(key, scale, out, parameters)
     if parameters:
-        papers.experiment(key).Config.at(scale, **parameters)
+        config = papers.Simulation if key == START else papers.experiment(key).Config
+        config.at("quick" if key == START else scale, **parameters)
     execute([job], 1, lambda _: None)
     say(f"executed notebook: {job.executed}\nfigures: {out / key}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import itertools
@@ -51,6 +52,8 @@ def sweep(
     table then has the others.
     """
 
+    if out is not None and (not out.name or out.is_dir()):
+        raise WorkbenchError(f"--out must be a file's name, not the folder {out}")
     config, source = papers.experiment(key).Config, source_hash(key)
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for point in points:
@@ -83,31 +86,75 @@ def _run_jobs(
     key: str, scale: str, jobs: list[tuple[dict, Path]], source: str, parallel: int, cluster: str | None
 ) -> int:
     """Run the jobs on dask, write each one's table to its path when it is there, return how many failed."""
-    from distributed import Client, as_completed
+    from distributed import Client, TimeoutError, wait
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is dask's to replace
     local = {"n_workers": min(parallel, len(jobs)), "threads_per_worker": 1, "processes": True}
     local |= {"dashboard_address": None, "silence_logs": logging.CRITICAL}
     # A terminal sends Ctrl-C to the workers too: it is for this process to end them.
     local["preload"] = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    try:
-        client = Client(cluster, timeout=5) if cluster else Client(**local)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WorkbenchError(f"no dask scheduler answers at {cluster}: {reason}") from None
+    client = Client(**local) if cluster is None else _connected(cluster)
     failed = 0
     with client, Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task(f"{len(jobs)} jobs", total=len(jobs))
         futures = {client.submit(sweep_job, key, scale, job[0], source, pure=False): job for job in jobs}
-        for number, future in enumerate(as_completed(futures), start=1):
-            point, path = futures[future]
-            label = f"{number}/{len(jobs)} " + " ".join(f"{name}={value}" for name, value in point.items())
-            if future.status == "finished":
-                write_atomic(path, future.result().encode())
-                say(label)
-            else:
-                failed += 1
-                error = future.exception() if future.status == "error" else "the cluster was lost"
-                say(f"{label} FAILED: {error!r}".splitlines()[0])
-            progress.advance(bar)
+        waiting, deserted = set(futures), 0
+        while waiting:
+            try:
+                done = wait(waiting, timeout=2, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                deserted = 0 if client.ncores() else deserted + 1
+                if deserted == 3:
+                    raise WorkbenchError(f"no worker is left at {cluster}: start one, and run this again") from None
+                continue
+            for future in done:
+                waiting.remove(future)
+                point, path = futures[future]
+                words = " ".join(f"{name}={value}" for name, value in point.items())
+                label = f"{len(jobs) - len(waiting)}/{len(jobs)} {words}"
+                if future.status == "finished":
+                    write_atomic(path, future.result().encode())
+                    say(label)
+                else:
+                    failed += 1
+                    error = future.exception() if future.status == "error" else "the cluster was lost"
+                    say(f"{label} FAILED: {error!r}".splitlines()[0])
+                progress.advance(bar)
     return failed
+
+
+async def _greet(address: str) -> None:
+    from distributed.comm import connect
+
+    comm = await connect(address, timeout=5)
+    comm.abort()
+
+
+def _connected(address: str) -> Any:
+    """A client of the dask scheduler at ``address`` with a worker that can run the jobs, or one line within 10 s."""
+    from distributed import Client
+
+    try:
+        if "://" in address:  # what listens but never answers would hold a Client for minutes
+            asyncio.run(asyncio.wait_for(_greet(address), timeout=6))
+        client = Client(address, timeout=5)
+    except Exception as error:  # OSError, ValueError, TypeError, RuntimeError: as the address is wrong
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise WorkbenchError(f"no dask scheduler answers at {address!r}: {reason}") from None
+    try:
+        try:
+            client.wait_for_workers(1, timeout=3)
+        except Exception:
+            raise WorkbenchError(f"{address} has no worker: start one with `dask worker {address}`") from None
+        found = client.get_versions()
+        own = {"python": found["client"]["host"]["python"]} | found["client"]["packages"]
+        for worker in found["workers"].values():
+            other = {"python": worker["host"]["python"]} | worker["packages"]
+            for name in ("python", "dask", "distributed", "cloudpickle", "numpy", "pandas"):
+                if other.get(name) != own.get(name):
+                    versions = f"{other.get(name)} there, {own.get(name)} here"
+                    raise WorkbenchError(f"a worker at {address} has another {name}: {versions}")
+    except BaseException:
+        client.close(timeout=1)
+        raise
+    return client

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -30,6 +30,7 @@ from joblib import Parallel, delayed
 
 from workbench import papers, recorded
 from workbench.evidence import Result, means
+from workbench.papers import Count, Range, Rate, Reads, Seed, Several, Share, Spread
 from workbench.papers.a2d import atari, claims
 from workbench.papers.a2d.method import OPERATORS, Design, SuperAgent
 from workbench.papers.a2d.play import weights_from
@@ -65,29 +66,33 @@ class Config(papers.Config):
     and look for ``target``. ``episodes`` an evaluation.
     """
 
-    seed: int = 100
-    seeds: int = 3
-    episodes: int = 100
-    sizes: tuple[str, ...] = ("2 8 0.032", "8 32 0.016", "16 64 0.008")
-    middle: int = 1
-    size_steps: int = 10_000
-    size_macs: float = 3e7
-    stems: tuple[int, ...] = (4, 8, 16)
-    cells: int = 2
-    units: tuple[int, ...] = (16, 32, 64, 128)
-    budget: int = 18_000
-    band: float = 0.95
-    search_steps: int = 4_800
-    search_lr: float = 0.008
-    logits_lr: float = 0.03
-    table_updates: int = 25
-    table_batch: int = 128
-    table_lr: float = 0.016
-    student: str = "8 32 0.016"
-    student_steps: int = 8_000
-    student_reading: int = 4_000
-    derived_lr: float = 0.008
-    target: float = 9.0
+    seed: Seed = 100
+    seeds: Spread = 3
+    episodes: Count = 100
+    sizes: Annotated[tuple[Annotated[str, Reads(Size.read)], ...], Several(3)] = (
+        "2 8 0.032",
+        "8 32 0.016",
+        "16 64 0.008",
+    )
+    middle: Annotated[int, Range(1, 1_000)] = 1
+    size_steps: Count = 10_000
+    size_macs: Annotated[float, Range(1, 1e12)] = 3e7
+    stems: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Several(rising=True)] = (4, 8, 16)
+    cells: Annotated[int, Range(1, 6)] = 2
+    units: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Several(rising=True)] = (16, 32, 64, 128)
+    budget: Annotated[int, Range(1, 10**9)] = 18_000
+    band: Share = 0.95
+    search_steps: Annotated[int, Range(1600, 10**8)] = 4_800
+    search_lr: Rate = 0.008
+    logits_lr: Rate = 0.03
+    table_updates: Count = 25
+    table_batch: Count = 128
+    table_lr: Rate = 0.016
+    student: Annotated[str, Reads(Size.read)] = "8 32 0.016"
+    student_steps: Annotated[int, Range(10, 10**8)] = 8_000
+    student_reading: Count = 4_000
+    derived_lr: Rate = 0.008
+    target: Annotated[float, Range(-1_000, 1_000)] = 9.0
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -111,22 +116,14 @@ class Config(papers.Config):
         """Refuse what cannot run."""
         super().__post_init__()
         agents = [Size.read(text) for text in self.sizes]
-        Size.read(self.student)
-        self.require("sizes", len(agents) >= 3, "name at least three agents: a middle needs both sides")
         costs = [a.design.macs(WHERE) for a in agents]
         self.require("sizes", costs == sorted(set(costs)), "grow")
         self.require("middle", 0 < self.middle < len(agents) - 1, "lie between the ends of sizes")
-        self.require("search_steps", self.search_steps >= 1600, "be at least 1600, so that every copy ends an episode")
-        for name in ("episodes", "size_steps", "size_macs", "table_updates"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
-        for name in ("search_lr", "logits_lr", "table_lr", "derived_lr", "table_batch", "cells"):
-            self.require(name, getattr(self, name) > 0, "be positive")
-        self.require("band", 0 < self.band < 1, "lie between 0 and 1")
-        self.require("student_steps", self.student_steps >= 10, "be at least 10")
-        self.require("student_reading", 0 < self.student_reading <= self.student_steps, "lie within student_steps")
-        for name in ("stems", "units"):
-            values = getattr(self, name)
-            self.require(name, list(values) == sorted(set(values)) and min(values) > 0, "rise, from 1 at least")
+        self.require(
+            "student_steps",
+            self.student_reading <= self.student_steps,
+            f"reach student_reading ({self.student_reading})",
+        )
         self.require("budget", len(self.designs()) >= 3, "be that of three designs or more")
 
     @property
@@ -210,7 +207,12 @@ def run(config: Config) -> Result:
             for c, e in evidence
         ]
     )
-    return Result(tables, rows, config.record("a2d"), recorded.provenance(NAME)["sha256"])
+    return Result(
+        tables,
+        [row | {"command": config.command("a2d")} for row in rows],
+        config.record("a2d"),
+        recorded.provenance(NAME)["sha256"],
+    )
 
 
 def _all(parts: Sequence[tuple], config: Config) -> list[dict[str, Any]]:

@@ -50,8 +50,10 @@ class Size(NamedTuple):
             raise WorkbenchError(
                 f"an agent reads like '8 32 0.016', width, units, learning rate; got {text!r}"
             ) from None
-        if min(found.design.width, found.design.units, found.lr) <= 0:
-            raise WorkbenchError(f"width, units and learning rate must be positive; got {text!r}")
+        if not (1 <= found.design.width <= 4096 and 1 <= found.design.units <= 4096 and 0 < found.lr < 10):
+            raise WorkbenchError(
+                f"width and units must lie in 1..4096, the learning rate above 0 and below 10; got {text!r}"
+            )
         return found
 
     @property

@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -43,6 +43,7 @@ from workbench.evidence import (
     not_worse,
     published,
 )
+from workbench.papers import Count, Factor, Range, Spread
 from workbench.papers.adadeep import method, record, search
 from workbench.papers.adadeep import published as printed
 from workbench.papers.adadeep.measure import DESIGNS, SPACES, Split, measure
@@ -66,12 +67,12 @@ class Config(papers.Config):
     paper's reward. ``again``: rows of the table to measure again.
     """
 
-    seeds: int = len(record.SEEDS)
-    evaluations: int = 40
-    repetitions: int = 4
-    margin: float = 1.0
-    multiplier: float = 1.0
-    again: int = 3
+    seeds: Spread = len(record.SEEDS)  # noqa: RUF009
+    evaluations: Annotated[int, Range(2, len(DESIGNS))] = 40
+    repetitions: Count = 4
+    margin: Annotated[float, Range(0, 100, open=True)] = 1.0
+    multiplier: Factor = 1.0
+    again: Count = 3
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -84,11 +85,6 @@ class Config(papers.Config):
         last = record.SEEDS[-1]
         self.require("seed", 0 <= self.seed <= last, f"be one that is recorded, 0 to {last}")
         self.require("seeds", self.seed + self.seeds - 1 <= last, f"end at seed {last}, the last one recorded")
-        self.require("evaluations", 2 <= self.evaluations <= len(DESIGNS), f"lie between 2 and {len(DESIGNS)}")
-        for name in ("repetitions", "again"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
-        self.require("margin", self.margin > 0, "be positive")
-        self.require("multiplier", self.multiplier >= 0, "not be negative")
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -348,4 +344,10 @@ def run(config: Config) -> Result:
         ]
     )
     hashes = f"{data.digits().hash}+{record.digest()}"
-    return Result(tables, rows, config.record("adadeep"), hashes, {"study": study})
+    return Result(
+        tables,
+        [row | {"command": config.command("adadeep")} for row in rows],
+        config.record("adadeep"),
+        hashes,
+        {"study": study},
+    )

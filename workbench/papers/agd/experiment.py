@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from workbench import data, papers
 from workbench.evidence import Claim, Interval, Result, Rule, above, inside, interval, interval_or_none, not_worse
+from workbench.papers import Count, Range, Rate, Reads, Spread
 from workbench.papers.agd import analytic, method, record, students, teachers
 from workbench.papers.agd.method import OPERATORS, Design, Generator, Plan, Trace
 from workbench.papers.agd.tasks import Images, Task, enlarge, images
@@ -53,21 +54,21 @@ class Config(papers.Config):
     of the first task whose cost term has a fixed ``control_weight``, or is doubled and halved as in the paper.
     """
 
-    seeds: int = 2
-    tasks: tuple[str, ...] = ("photographs 4", "digits paint")
-    more_seeds: int = 2
-    images: int = 1000
-    updates: int = 150
-    batch: int = 8
-    lr: float = 8e-3
-    pretrain: int = 4
-    steps: int = 10
-    search_batch: int = 8
-    search_lr: float = 2e-3
-    lr_choices: float = 0.1
-    cloud: int = 1
-    control_seeds: int = 2
-    control_weight: float = 5.0
+    seeds: Spread = 2
+    tasks: tuple[Annotated[str, Reads(Task.read)], ...] = ("photographs 4", "digits paint")
+    more_seeds: Spread = 2
+    images: Annotated[int, Range(100, 10**6)] = 1000
+    updates: Count = 150
+    batch: Count = 8
+    lr: Rate = 8e-3
+    pretrain: Annotated[int, Range(0, 10**6)] = 4
+    steps: Count = 10
+    search_batch: Count = 8
+    search_lr: Rate = 2e-3
+    lr_choices: Rate = 0.1
+    cloud: Count = 1
+    control_seeds: Spread = 2
+    control_weight: Annotated[float, Range(0, 1e6, open=True)] = 5.0
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -89,17 +90,7 @@ class Config(papers.Config):
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
-        self.require("tasks", bool(self.tasks) and len(set(self.tasks)) == len(self.tasks), "name each task once")
-        for text in self.tasks:
-            Task.read(text)
-        self.require("more_seeds", self.more_seeds >= 2, "be at least 2")
-        self.require("control_seeds", 2 <= self.control_seeds <= self.seeds, "lie in 2..seeds")
-        self.require("images", self.images >= 100, "be at least 100")
-        for name in ("updates", "batch", "steps", "search_batch", "cloud"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
-        self.require("pretrain", self.pretrain >= 0, "not be negative")
-        for name in ("lr", "search_lr", "lr_choices", "control_weight"):
-            self.require(name, getattr(self, name) > 0, "be positive")
+        self.require("control_seeds", self.control_seeds <= self.seeds, "lie in 2..seeds")
 
     def plan(self, rule: str = "log-ratio") -> Plan:
         """How to search."""
@@ -420,7 +411,13 @@ def run(config: Config) -> Result:
     extra = {key: {k: v for part in kept for k, v in part[key].items()} for key in ("trace", "pictures")}
     tasks = [Task.read(text) for text in config.tasks]
     taught = [state_hash(record.teacher(task).state_dict()) for task in tasks]
-    return Result(tables, rows, config.record("agd"), "+".join([*taught, *_hashes(tasks)]), extra)
+    return Result(
+        tables,
+        [row | {"command": config.command("agd")} for row in rows],
+        config.record("agd"),
+        "+".join([*taught, *_hashes(tasks)]),
+        extra,
+    )
 
 
 def _hashes(tasks: list[Task]) -> list[str]:

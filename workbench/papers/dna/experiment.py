@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -38,6 +38,7 @@ from workbench.evidence import (
     not_worse,
     published,
 )
+from workbench.papers import Among, Count, Range, Rate, Several, Spread
 from workbench.papers.dna import cifar10
 from workbench.papers.dna.accelerators import RULES, TEMPLATES
 from workbench.papers.dna.checks import compared, slopes
@@ -76,17 +77,17 @@ class Config(papers.Config):
     ``size`` times the rows of the networks that were trained. The supernet: ``epochs``, on the first template.
     """
 
-    seeds: int = 3
-    searches: int = 2
-    questions: tuple[int, ...] = (16, 64)
-    templates: tuple[str, ...] = ("asic", "fpga")
+    seeds: Spread = 3
+    searches: Count = 2
+    questions: tuple[Annotated[int, Range(8, 10**6)], ...] = (16, 64)
+    templates: Annotated[tuple[Annotated[str, Among(tuple(TEMPLATES))], ...], Several(2)] = ("asic", "fpga")
     objectives: tuple[str, ...] = ("edp 3", "latency 6")
-    starts: int = 2
-    steps: int = 100
-    lr: float = 0.2
-    width: int = 4
-    size: int = 4
-    epochs: int = 16
+    starts: Count = 2
+    steps: Count = 100
+    lr: Rate = 0.2
+    width: Annotated[int, Range(1, 64)] = 4
+    size: Annotated[int, Range(1, 64)] = 4
+    epochs: Annotated[int, Range(4, 10_000)] = 16
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -104,23 +105,15 @@ class Config(papers.Config):
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
-        for name in self.templates:
-            self.require("templates", name in TEMPLATES, f"name some of {', '.join(TEMPLATES)}")
-        self.require("templates", len(set(self.templates)) == len(self.templates) >= 2, "name at least two, each once")
         for text in self.objectives:
             cost, _, weight = text.partition(" ")
-            fine = cost in ("edp", "latency") and weight.replace(".", "", 1).isdigit()
+            fine = cost in ("edp", "latency") and weight.replace(".", "", 1).isdecimal() and float(weight) > 0
             fine = fine and Objective(cost, float(weight)).id == text
             self.require("objectives", fine, 'be like "edp 3" or "latency 6"')
         self.require("objectives", any(o.cost == "latency" for o in self.parsed()), "have one of latency among them")
-        self.require(
-            "seeds", set(self.seed_list) <= set(SEEDS), f"stay within the {len(SEEDS)} recorded training seeds"
-        )
-        for name in ("searches", "starts", "steps", "width", "size"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
-        self.require("questions", min(self.questions, default=0) >= 8, "be at least 8 each")
-        self.require("lr", self.lr > 0, "be positive")
-        self.require("epochs", self.epochs >= 4, "be at least 4")
+        last = SEEDS[-1]
+        self.require("seed", self.seed < last, f"be below {last}, the last one recorded")
+        self.require("seeds", self.seed + self.seeds - 1 <= last, f"end at seed {last}, the last one recorded")
 
     def parsed(self) -> list[Objective]:
         """The objectives."""
@@ -376,7 +369,9 @@ def run(config: Config) -> Result:
             for c, e in claims
         ]
     )
-    return Result(tables, rows, config.record("dna"), data.digits().hash)
+    return Result(
+        tables, [row | {"command": config.command("dna")} for row in rows], config.record("dna"), data.digits().hash
+    )
 
 
 def inside_number(wanted: float) -> Rule:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from workbench import data, papers
 from workbench.evidence import Claim, Interval, Result, above, contrast, inside, interval_or_none, not_worse
+from workbench.papers import Among, Count, Range, Rate, Seed, Several, Spread
 from workbench.papers.fractrain import cost, method
 from workbench.papers.fractrain.method import STAGES, Gates, Indicator, Run, Schedule, Task
 from workbench.papers.fractrain.nets import BLOCKS, ResNet8
@@ -41,6 +42,11 @@ SHOWN = 60
 """Validation images whose choices are kept for the heat-map."""
 
 
+TURNS = method.WINDOW * (len(STAGES) - 1)
+"""Epochs before which no run can reach the last stage."""
+Target = Annotated[float, Range(0, 100, open=True)]
+
+
 @dataclass(frozen=True)
 class Config(papers.Config):
     """Parameters of the FracTrain experiment.
@@ -53,28 +59,28 @@ class Config(papers.Config):
     ``adapt_epochs`` of training after a change of the task. Settings were tried on seeds below 200.
     """
 
-    seed: int = 200
-    datasets: tuple[str, ...] = ("digits",)
-    noises: tuple[float, ...] = (0.2,)
-    train: int = 160
-    batch: int = 32
-    lr: float = 0.1
-    epochs: int = 30
-    gate_epochs: int = 24
-    epsilon: float = 0.15
-    alpha: float = 0.4
-    weight_bits: int = 4
-    targets: tuple[float, ...] = (2.6,)
-    progressive: tuple[float, ...] = (1.8, 2.1, 2.4, 2.6)
-    played: tuple[float, ...] = (1.8, 2.2, 3.0, 4.0)
-    adapt_epochs: int = 24
-    cifar_seeds: int = 5
-    cifar_noises: tuple[float, ...] = (0.0,)
-    cifar_train: int = 3200
-    cifar_batch: int = 64
-    cifar_width: int = 8
-    cifar_steps: int = 600
-    cifar_period: int = 20
+    seed: Seed = 200
+    datasets: tuple[Annotated[str, Among(("digits", "cifar10"))], ...] = ("digits",)
+    noises: tuple[Annotated[float, Range(0, 0.899)], ...] = (0.2,)
+    train: Annotated[int, Range(8, 501)] = 160
+    batch: Annotated[int, Range(2, 10_000)] = 32
+    lr: Rate = 0.1
+    epochs: Annotated[int, Range(TURNS + 1, 10_000)] = 30
+    gate_epochs: Annotated[int, Range(TURNS + 1, 10_000)] = 24
+    epsilon: Rate = 0.15
+    alpha: Annotated[float, Range(1e-9, 1)] = 0.4
+    weight_bits: Annotated[int, Range(1, 8)] = 4
+    targets: tuple[Target, ...] = (2.6,)
+    progressive: Annotated[tuple[Target, ...], Several(len(STAGES), len(STAGES))] = (1.8, 2.1, 2.4, 2.6)
+    played: tuple[Target, ...] = (1.8, 2.2, 3.0, 4.0)
+    adapt_epochs: Annotated[int, Range(TURNS + 1, 10_000)] = 24
+    cifar_seeds: Spread = 5
+    cifar_noises: tuple[Annotated[float, Range(0, 0.899)], ...] = (0.0,)
+    cifar_train: Count = 3200
+    cifar_batch: Annotated[int, Range(2, 10_000)] = 64
+    cifar_width: Annotated[int, Range(1, 256)] = 8
+    cifar_steps: Count = 600
+    cifar_period: Count = 20
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -90,29 +96,11 @@ class Config(papers.Config):
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
-        known = {"digits", "cifar10"}
-        self.require("datasets", self.datasets and set(self.datasets) <= known, "be among digits and cifar10")
-        for name in ("noises", "cifar_noises"):
-            self.require(name, all(0 <= p < 0.9 for p in getattr(self, name)), "lie in [0, 0.9)")
-        for name in ("lr", "epsilon"):
-            self.require(name, getattr(self, name) > 0, "be positive")
-        self.require("alpha", 0 < self.alpha <= 1, "lie in (0, 1]")
-        self.require("batch", self.batch >= 2, "be at least 2")
         self.require(
             "train", 2 * self.batch <= self.train // 2 <= 250, "hold 4 batches at least and 500 images at most"
         )
-        self.require("weight_bits", 1 <= self.weight_bits <= 8, "lie in 1..8")
-        for name in ("epochs", "gate_epochs", "adapt_epochs"):
-            turns = method.WINDOW * (len(STAGES) - 1)
-            self.require(name, getattr(self, name) > turns, f"exceed {turns}, or no run can reach the last stage")
-        self.require("cifar_seeds", self.cifar_seeds >= 2, "be at least 2")
-        self.require(
-            "cifar_batch", 2 <= self.cifar_batch <= self.cifar_train // 4, "be a quarter of cifar_train at most"
-        )
-        self.require(
-            "cifar_period", 1 <= self.cifar_period <= self.cifar_steps // 16, "leave 16 periods in cifar_steps"
-        )
-        self.require("progressive", len(self.progressive) == len(STAGES), f"name {len(STAGES)} targets")
+        self.require("cifar_batch", self.cifar_batch <= self.cifar_train // 4, "be a quarter of cifar_train at most")
+        self.require("cifar_period", self.cifar_period <= self.cifar_steps // 16, "leave 16 periods in cifar_steps")
         for target in (*self.targets, *self.progressive, *self.played):
             method.check_target(target, self.weight_bits, CHOICES)
 
@@ -668,7 +656,13 @@ def run(config: Config) -> Result:
     )
     rows = [claim.row(evidence, config.scale) for claim, evidence in found] + cost.rows(config.scale)
     hashes = "+".join(_images(dataset)[0].hash for dataset in config.datasets)
-    return Result(tables, rows, config.record("fractrain"), hashes, {"choices": choices})
+    return Result(
+        tables,
+        [row | {"command": config.command("fractrain")} for row in rows],
+        config.record("fractrain"),
+        hashes,
+        {"choices": choices},
+    )
 
 
 def _alone(part: Any, *arguments: Any) -> dict[str, Any]:

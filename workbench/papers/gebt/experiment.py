@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -38,6 +38,7 @@ from workbench.nets import (
     Parameters,
     Pattern,
 )
+from workbench.papers import Among, Count, Factor, Range, Rate, Ratio, Several, Spread
 from workbench.papers.gebt import cost, method
 from workbench.papers.gebt.channels import channel_tickets
 from workbench.papers.gebt.timing import Ticket, growth, wall_time
@@ -62,28 +63,28 @@ class Config(papers.Config):
     convolutional net; ``growth_edges`` sizes of the generated graphs.
     """
 
-    datasets: tuple[str, ...] = ("digits",)
-    epochs: int = 30
-    lr: float = 0.03
-    graph_lr: float = 1e-2
-    joint_lr: float = 1e-3
-    p_g: tuple[float, ...] = (0.2, 0.6)
-    draw_epochs: tuple[int, ...] = (1, 10, 30)
-    pairs: tuple[tuple[float, float], ...] = ((0.2, 0.8),)
-    grid_g: tuple[float, ...] = (0.0, 0.4, 0.8)
-    grid_w: tuple[float, ...] = (0.0, 0.5, 0.9)
-    grid_seeds: int = 3
-    conv_seeds: int = 2
-    conv_p_g: tuple[float, ...] = (0.6,)
-    eta: float = 0.1
-    joint_eta: float = 0.02
-    fifo: int = 3
-    rho: float = 1e-3
-    channel_ratios: tuple[float, ...] = (0.5,)
-    channel_epochs: int = 10
-    channel_seeds: int = 2
-    channel_widths: tuple[int, ...] = (16, 16, 32)
-    growth_edges: tuple[int, ...] = (10_000, 30_000, 100_000)
+    datasets: tuple[Annotated[str, Among(("digits", "cora", "citeseer"))], ...] = ("digits",)
+    epochs: Count = 30
+    lr: Rate = 0.03
+    graph_lr: Rate = 1e-2
+    joint_lr: Rate = 1e-3
+    p_g: tuple[Ratio, ...] = (0.2, 0.6)
+    draw_epochs: tuple[Count, ...] = (1, 10, 30)
+    pairs: tuple[tuple[Ratio, Ratio], ...] = ((0.2, 0.8),)
+    grid_g: tuple[Ratio, ...] = (0.0, 0.4, 0.8)
+    grid_w: tuple[Ratio, ...] = (0.0, 0.5, 0.9)
+    grid_seeds: Spread = 3
+    conv_seeds: Spread = 2
+    conv_p_g: tuple[Ratio, ...] = (0.6,)
+    eta: Annotated[float, Range(0, 1_000, open=True)] = 0.1
+    joint_eta: Annotated[float, Range(0, 1_000, open=True)] = 0.02
+    fifo: Count = 3
+    rho: Factor = 1e-3
+    channel_ratios: tuple[Ratio, ...] = (0.5,)
+    channel_epochs: Count = 10
+    channel_seeds: Spread = 2
+    channel_widths: Annotated[tuple[Annotated[int, Range(1, 1_024)], ...], Several(1, 6, unique=False)] = (16, 16, 32)
+    growth_edges: tuple[Annotated[int, Range(1_000, 10**8)], ...] = (10_000, 30_000, 100_000)
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -113,20 +114,9 @@ class Config(papers.Config):
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
-        for name in ("p_g", "grid_g", "grid_w", "channel_ratios"):
-            self.require(name, all(0 <= p < 1 for p in getattr(self, name)), "lie in [0, 1)")
-        self.require("pairs", all(0 <= p < 1 for pair in self.pairs for p in pair), "hold ratios in [0, 1)")
         self.require("epochs", self.epochs > self.fifo + 1, "exceed fifo + 1, or no detector can fire")
-        self.require("fifo", self.fifo >= 1, "be at least 1")
-        epochs = all(1 <= e <= self.epochs for e in self.draw_epochs)
+        epochs = all(e <= self.epochs for e in self.draw_epochs)
         self.require("draw_epochs", epochs, f"lie in 1..epochs ({self.epochs})")
-        known = {"digits", "cora", "citeseer"}
-        self.require("datasets", set(self.datasets) <= known, f"be among {', '.join(sorted(known))}")
-        for name in ("lr", "graph_lr", "joint_lr", "eta", "joint_eta"):
-            self.require(name, getattr(self, name) > 0, "be positive")
-        self.require("rho", self.rho >= 0, "not be negative")
-        for name in ("grid_seeds", "conv_seeds", "channel_seeds"):
-            self.require(name, getattr(self, name) >= 2, "be at least 2")
 
     @property
     def retrained(self) -> tuple[float, ...]:
@@ -699,7 +689,13 @@ def run(config: Config) -> Result:
     )
     graphs = [_graph(name, config.seed_list) for name in config.datasets]
     extra = {"pairwise": dict(zip(config.datasets, (part["pairwise"] for part in edges), strict=True))}
-    return Result(tables, rows, config.record("gebt"), "+".join(graph.hash for graph in graphs), extra)
+    return Result(
+        tables,
+        [row | {"command": config.command("gebt")} for row in rows],
+        config.record("gebt"),
+        "+".join(graph.hash for graph in graphs),
+        extra,
+    )
 
 
 def _graph(name: str, seeds: Sequence[int]) -> data.Graph:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -30,6 +30,7 @@ from workbench.evidence import (
     not_worse,
     published,
 )
+from workbench.papers import Among, Count, Range, Rate, Reads, Seed, Share, Spread
 from workbench.papers.shiftaddnet import energy, robustness, trials
 from workbench.papers.shiftaddnet.method import KINDS
 from workbench.papers.shiftaddnet.trials import Arm, Setting, Split, matched
@@ -59,19 +60,19 @@ class Config(papers.Config):
     ``tune_epochs`` and ``tune_lr`` of training in few bits.
     """
 
-    seed: int = 300
-    seeds: int = 3
-    settings: tuple[str, ...] = ("digits 240 8",)
-    width: int = 8
-    batch: int = 60
-    lr: float = 0.1
-    test: int = 400
-    cifar_seeds: int = 5
-    bits: tuple[int, ...] = (8, 4)
-    sparsities: tuple[float, ...] = (0.1, 0.3, 0.5)
-    robust: tuple[str, ...] = ("mult", "add", "shift-Q+add")
-    tune_epochs: int = 1
-    tune_lr: float = 0.02
+    seed: Seed = 300
+    seeds: Spread = 3
+    settings: tuple[Annotated[str, Reads(Setting.read)], ...] = ("digits 240 8",)
+    width: Annotated[int, Range(2, 64)] = 8
+    batch: Annotated[int, Range(2, 50_000)] = 60
+    lr: Rate = 0.1
+    test: Count = 400
+    cifar_seeds: Spread = 5
+    bits: tuple[Annotated[int, Range(2, FULL - 1)], ...] = (8, 4)
+    sparsities: tuple[Share, ...] = (0.1, 0.3, 0.5)
+    robust: tuple[Annotated[str, Among(tuple(KINDS))], ...] = ("mult", "add", "shift-Q+add")
+    tune_epochs: Count = 1
+    tune_lr: Rate = 0.02
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -91,21 +92,11 @@ class Config(papers.Config):
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
-        self.require("settings", bool(self.settings), "name at least one setting")
         settings = [Setting.read(text) for text in self.settings]
         self.require("settings", len({s.id for s in settings}) == len(settings), "differ in data or in images")
         self.require("settings", settings[0].dataset == "digits", "begin with digits: robustness is measured there")
-        self.require("width", 2 <= self.width <= 64, "lie in 2..64")
-        self.require("batch", 2 <= self.batch <= min(s.train for s in settings), "fit the training images")
-        self.require("cifar_seeds", self.cifar_seeds >= 2, "be at least 2")
-        self.require("test", self.test >= 1, "be at least 1")
-        self.require("bits", all(2 <= b < FULL for b in self.bits), f"lie in 2..{FULL - 1}")
-        self.require("sparsities", all(0 < s < 1 for s in self.sparsities), "lie between 0 and 1")
-        known = {"mult", "shift-Q+add"} <= set(self.robust) <= set(KINDS)
-        self.require("robust", known, f"be among {', '.join(KINDS)}, with mult and shift-Q+add")
-        self.require("tune_epochs", self.tune_epochs >= 1, "be at least 1")
-        for name in ("lr", "tune_lr"):
-            self.require(name, getattr(self, name) > 0, "be positive")
+        self.require("batch", self.batch <= min(s.train for s in settings), "fit the training images")
+        self.require("robust", {"mult", "shift-Q+add"} <= set(self.robust), "have mult and shift-Q+add among them")
 
 
 def arms(config: Config, setting: Setting) -> dict[str, Arm]:
@@ -355,7 +346,12 @@ def run(config: Config) -> Result:
     )
     datasets = {Setting.read(text).dataset for text in config.settings}
     hashes = [data.digits().hash] + [data.cifar10(train).hash for train in (True, False) if "cifar10" in datasets]
-    return Result(tables, rows, config.record("shiftaddnet"), "+".join(hashes))
+    return Result(
+        tables,
+        [row | {"command": config.command("shiftaddnet")} for row in rows],
+        config.record("shiftaddnet"),
+        "+".join(hashes),
+    )
 
 
 def _alone(part: Any, *arguments: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -26,6 +26,7 @@ from torch import nn
 
 from workbench import data, eyeriss, papers
 from workbench.evidence import Claim, Interval, Result, Rule, above, contrast, interval_or_none, not_worse
+from workbench.papers import Count, Factor, Range, Rate, Reads, Seed, Several, Spread
 from workbench.papers.smartdeal import adapt, published
 from workbench.papers.smartdeal.controls import CONTROLS, Stored, smartdeal
 from workbench.papers.smartdeal.retrain import (
@@ -56,28 +57,39 @@ class Config(papers.Config):
     ``adapt_levels``; ``bar`` and ``ignore`` are bucket switching's, and were found by earlier pilots on seeds 10, 11.
     """
 
-    seed: int = 100
-    seeds: int = 3
-    settings: tuple[str, ...] = ("digits conv 8,16,16 400 15 4", "digits conv 8,32,32 200 20 4")
-    levels: tuple[str, ...] = ("0.5 rows", "0.5")
-    other_levels: tuple[str, ...] = ("0.7",)
-    test: int = 500
-    cifar_seeds: int = 5
-    cifar_test: int = 2000
-    batch: int = 64
-    lr: float = 0.1
-    decay: float = 5e-4
-    retrain_lr: float = 0.05
-    retrain_decay: float = 1e-4
-    frontier: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4)
-    adapt_setting: str = "digits conv 8,16,16 700 10 5"
-    adapt_levels: tuple[str, ...] = ("0.5 rows",)
-    adapt_images: int = 700
-    adapt_test: int = 397
-    adapt_batch: int = 50
-    degrees: float = 60.0
-    bar: int = 7
-    ignore: float = 2e-4
+    seed: Seed = 100
+    seeds: Spread = 3
+    settings: tuple[Annotated[str, Reads(Setting.read)], ...] = (
+        "digits conv 8,16,16 400 15 4",
+        "digits conv 8,32,32 200 20 4",
+    )
+    levels: tuple[Annotated[str, Reads(Level.read)], ...] = ("0.5 rows", "0.5")
+    other_levels: tuple[Annotated[str, Reads(Level.read)], ...] = ("0.7",)
+    test: Count = 500
+    cifar_seeds: Spread = 5
+    cifar_test: Count = 2000
+    batch: Count = 64
+    lr: Rate = 0.1
+    decay: Factor = 5e-4
+    retrain_lr: Rate = 0.05
+    retrain_decay: Factor = 1e-4
+    frontier: Annotated[tuple[Annotated[float, Range(0, 1_000, open=True)], ...], Several(2)] = (
+        0.1,
+        0.3,
+        0.5,
+        0.7,
+        0.9,
+        1.1,
+        1.4,
+    )
+    adapt_setting: Annotated[str, Reads(Setting.read)] = "digits conv 8,16,16 700 10 5"
+    adapt_levels: tuple[Annotated[str, Reads(Level.read)], ...] = ("0.5 rows",)
+    adapt_images: Count = 700
+    adapt_test: Count = 397
+    adapt_batch: Count = 50
+    degrees: Annotated[float, Range(-360, 360)] = 60.0
+    bar: Count = 7
+    ignore: Factor = 2e-4
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -100,30 +112,15 @@ class Config(papers.Config):
         """Refuse what cannot run."""
         super().__post_init__()
         settings = [Setting.read(text) for text in (*self.settings, self.adapt_setting)]
-        self.require("settings", bool(self.settings), "name at least one setting")
         ids = [s.id for s in settings[:-1]]
         self.require("settings", len(set(ids)) == len(ids), "name each network once")
-        self.require("levels", bool(self.levels), "name at least one level")
-        for level in (*self.levels, *self.other_levels, *self.adapt_levels):
-            Level.read(level)
         for setting in settings[:-1]:
-            self.require("batch", 1 <= self.batch <= setting.images, f"lie between 1 and {setting.images} images")
+            self.require("batch", self.batch <= setting.images, f"be at most {setting.images} images")
             fits = setting.dataset != "digits" or setting.images + self.test_of(setting) <= 1797
             self.require("test", fits, f"leave {setting.images} of the 1,797 digits for training")
         self.require("adapt_setting", settings[-1].dataset == "digits", "be of digits")
-        self.require("adapt_levels", bool(self.adapt_levels), "name at least one level")
         self.require("adapt_images", 2 * self.adapt_images + self.adapt_test <= 1797, "fit twice beside adapt_test")
-        self.require("adapt_batch", 1 <= self.adapt_batch <= self.adapt_images, "lie between 1 and adapt_images")
-        for name in ("test", "cifar_test", "adapt_test", "bar"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
-        self.require("cifar_seeds", self.cifar_seeds >= 2, "be at least 2")
-        for name in ("lr", "retrain_lr"):
-            self.require(name, getattr(self, name) > 0, "be positive")
-        for name in ("decay", "retrain_decay", "ignore"):
-            self.require(name, getattr(self, name) >= 0, "not be negative")
-        self.require(
-            "frontier", len(self.frontier) >= 2 and min(self.frontier) > 0, "be two thresholds or more, above 0"
-        )
+        self.require("adapt_batch", self.adapt_batch <= self.adapt_images, "be at most adapt_images")
 
     def test_of(self, setting: Setting) -> int:
         """Test images of a setting."""
@@ -362,7 +359,12 @@ def run(config: Config) -> Result:
     )
     cifar = "cifar10" in {Setting.read(text).dataset for text in config.settings}
     hashes = [data.digits().hash, *(data.cifar10(train).hash for train in (True, False) if cifar)]
-    return Result(tables, rows, config.record("smartdeal"), "+".join(hashes))
+    return Result(
+        tables,
+        [row | {"command": config.command("smartdeal")} for row in rows],
+        config.record("smartdeal"),
+        "+".join(hashes),
+    )
 
 
 def _alone(part: Any, *arguments: Any) -> Any:

@@ -207,8 +207,8 @@ class Level:
             found = cls(float(number), rows=number != text)
         except ValueError:
             found = cls(0.0, rows=False)
-        if not found.threshold > 0:
-            raise WorkbenchError(f"a level reads like '0.5' or '0.5 rows', not {text!r}")
+        if not 0 < found.threshold <= 1_000:
+            raise WorkbenchError(f"a level reads like '0.5' or '0.5 rows', above 0 and at most 1000, not {text!r}")
         return found
 
     def thresholds(self, layers: Sequence[nn.Module]) -> list[float]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from workbench import WorkbenchError, early_bird, papers
 from workbench.evidence import Result
+from workbench.papers import Count, Factor, Range, Rate, Reads, Several, Share, Spread
 from workbench.papers.spline import claims, images, method, overlay
 from workbench.papers.spline.claims import LATE, SCRATCH, STEPS, TICKETS
 from workbench.papers.spline.method import MLP, Criterion, Task
@@ -91,35 +92,35 @@ class Config(papers.Config):
     ``mlp_*`` the digits MLP's: see `images`. ``boxes`` are half sides of squares whose regions are timed.
     """
 
-    seeds: int = 24
-    cells: tuple[str, ...] = ("circles 2-20-2 50", "X 2-20-20-2 80", "spiral 2-20-2 50")
-    rhos: tuple[float, ...] = (0.0, 0.05)
-    scaled_rho: float = 0.05
-    dense_steps: int = 500
-    dense_lr: float = 0.02
-    lr: float = 0.01
-    init_width: int = 6
-    init_steps: int = 300
-    region_seeds: int = 8
-    watched: tuple[str, ...] = ("circles 2-20-2 50",)
-    watched_seeds: int = 8
-    look_every: int = 20
-    partition_eta: float = 0.16
-    partition_fifo: int = 3
-    mask_eta: float = 0.1
-    mask_fifo: int = 5
-    images: tuple[str, ...] = ("digits 16-16-32 8",)
-    image_seeds: int = 3
-    image_ratios: tuple[float, ...] = (0.5,)
-    image_train: int = 1_000
-    image_test: int = 2_000
-    image_steps: tuple[int, ...] = (0, 10, 30)
-    image_lr: float = 0.1
-    image_retrain_lr: float = 0.01
-    canvas: int = 10
-    mlp_seeds: int = 8
-    mlp_steps: int = 150
-    boxes: tuple[float, ...] = (0.1, 0.4, 1.0)
+    seeds: Spread = 24
+    cells: tuple[Annotated[str, Reads(Cell.read)], ...] = ("circles 2-20-2 50", "X 2-20-20-2 80", "spiral 2-20-2 50")
+    rhos: tuple[Factor, ...] = (0.0, 0.05)
+    scaled_rho: Factor = 0.05
+    dense_steps: Count = 500
+    dense_lr: Rate = 0.02
+    lr: Rate = 0.01
+    init_width: Count = 6
+    init_steps: Count = 300
+    region_seeds: Spread = 8
+    watched: tuple[Annotated[str, Reads(Cell.read)], ...] = ("circles 2-20-2 50",)
+    watched_seeds: Spread = 8
+    look_every: Count = 20
+    partition_eta: Share = 0.16
+    partition_fifo: Count = 3
+    mask_eta: Share = 0.1
+    mask_fifo: Annotated[int, Range(2, 10_000)] = 5
+    images: tuple[Annotated[str, Reads(images.Setup.read)], ...] = ("digits 16-16-32 8",)
+    image_seeds: Spread = 3
+    image_ratios: tuple[Share, ...] = (0.5,)
+    image_train: Annotated[int, Range(100, 10**6)] = 1_000
+    image_test: Annotated[int, Range(100, 10**6)] = 2_000
+    image_steps: Annotated[tuple[Annotated[int, Range(0, 10**6)], ...], Several(rising=True)] = (0, 10, 30)
+    image_lr: Rate = 0.1
+    image_retrain_lr: Rate = 0.01
+    canvas: Spread = 10
+    mlp_seeds: Spread = 8
+    mlp_steps: Count = 150
+    boxes: tuple[Annotated[float, Range(0, 1_000, open=True)], ...] = (0.1, 0.4, 1.0)
 
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {},
@@ -145,36 +146,8 @@ class Config(papers.Config):
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         super().__post_init__()
-        for name in ("cells", "watched"):
-            texts = getattr(self, name)
-            for text in texts:
-                Cell.read(text)
-            self.require(name, texts and len(set(texts)) == len(texts), "name at least one cell, and each once")
-        self.require("rhos", self.rhos and min(self.rhos) >= 0, "not be negative")
-        self.require("scaled_rho", self.scaled_rho >= 0, "not be negative")
-        for text in self.images:
-            images.Setup.read(text)
-        self.require("images", self.images, "name at least one net")
-        self.require("image_ratios", all(0 < p < 1 for p in self.image_ratios), "lie between 0 and 1")
-        steps = (
-            self.image_steps and self.image_steps[0] >= 0 and list(self.image_steps) == sorted(set(self.image_steps))
-        )
-        self.require("image_steps", steps, "ascend from 0 or more")
-        for name in ("image_train", "image_test"):
-            self.require(name, getattr(self, name) >= 100, "be at least 100, one batch")
-        for name in ("dense_lr", "lr", "image_lr", "image_retrain_lr"):
-            self.require(name, getattr(self, name) > 0, "be positive")
-        for name in ("dense_steps", "init_steps", "init_width", "mlp_steps"):
-            self.require(name, getattr(self, name) >= 1, "be at least 1")
-        for name in ("region_seeds", "watched_seeds", "image_seeds", "mlp_seeds", "canvas"):
-            self.require(name, getattr(self, name) >= 2, "be at least 2")
-        for name in ("partition_eta", "mask_eta"):
-            self.require(name, 0 < getattr(self, name) < 1, "lie between 0 and 1")
-        self.require("partition_fifo", self.partition_fifo >= 1, "be at least 1")
-        self.require("mask_fifo", self.mask_fifo >= 2, "be at least 2")
-        looks = self.look_every >= 1 and self.dense_steps // self.look_every > max(self.partition_fifo, self.mask_fifo)
+        looks = self.dense_steps // self.look_every > max(self.partition_fifo, self.mask_fifo)
         self.require("look_every", looks, "leave more looks in dense_steps than a detector compares")
-        self.require("boxes", min(self.boxes, default=0) > 0, "be positive")
 
     @property
     def detectors(self) -> dict[str, tuple[int, float]]:
@@ -398,7 +371,9 @@ def run(config: Config) -> Result:
     rows = [claim.row(evidence, config.scale) for claim, evidence in found] + claims.analytic_rows(config.scale)
     pools = dict.fromkeys(["digits", *(setup.dataset for setup in setups)])
     data_hash = "+".join(images.pools(name)[0].hash for name in pools)
-    return Result(tables, rows, config.record("spline"), data_hash, extra)
+    return Result(
+        tables, [row | {"command": config.command("spline")} for row in rows], config.record("spline"), data_hash, extra
+    )
 
 
 def _alone(part: Any, *arguments: Any) -> dict[str, Any]:
