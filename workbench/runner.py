@@ -79,7 +79,7 @@ def _job(key: str, scale: str, out: Path, parameters: dict[str, Any] | None = No
     names = parameter_names(notebook)
     if unknown := [name for name in parameters if name not in names]:
         raise WorkbenchError(f"{notebook.name} has no parameter {unknown[0]!r}: choose among {', '.join(names)}")
-    if key != START and scale not in (scales := papers.experiment(key).Config.SCALES):
+    if key != START and scale == "paper" and scale not in (scales := papers.experiment(key).Config.SCALES):
         raise WorkbenchError(f"{key} has no scale {scale!r}: choose one of {', '.join(scales)}")
     if "scale" in names:  # start_here need not have it
         parameters = {"scale": scale, **parameters}
