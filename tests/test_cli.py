@@ -149,3 +149,32 @@ def test_wrong_usage_ends_with_code_2(arguments):
 def test_a_bug_is_not_hidden(monkeypatch):
     monkeypatch.setattr(runner, "figures", lambda *_: 1 / 0)
     assert isinstance(invoke("figures").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["sweep", "adadeep", "-p", "cls=1"], "unknown parameter cls"),
+        (["sweep", "gebt", "-p", "seed=0..1", "--out", ""], "--out must be a file's name"),
+        (["figures", "agd", "--scale", "paper"], "agd has no scale 'paper': choose one of quick, full"),
+        (["run", "agd", "--scale", "paper"], "agd has no scale 'paper'"),
+        (["figures", "gebt", "--scale", "/"], "unknown scale '/'"),
+        (["run", "gebt", "--scale", "../full"], "unknown scale '../full'"),
+        (["claims", "--scale", "x" * 300], "unknown scale 'xxx"),
+        (["claims", "--scale", "quick/../full"], "unknown scale 'quick/../full'"),
+        (["run", "start_here", "-p", "seed=-1"], "seed must be at least 0"),
+        (["run", "start_here", "-p", "speed=1"], "has no parameter 'speed'"),
+        (["run", "shiftaddnet", "-p", "bits=[]"], "bits must name at least 1"),
+        (["run", "shiftaddnet", "-p", "bits=[8,8]"], "bits must name each once"),
+        (["run", "fractrain", "-p", "targets=[]"], "targets must name at least 1"),
+        (["run", "spline", "-p", "lr=1e999"], "lr must be finite"),
+        (["sweep", "gebt", "-p", f"seeds={10**30}"], "seeds must be at least 2 and at most"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_meant_ends_in_one_line_before_anything_runs(arguments, line, monkeypatch):
+    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("it ran"))
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert line in result.stderr
+    assert len(result.stderr.splitlines()) == 1

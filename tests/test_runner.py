@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from workbench import ROOT, WorkbenchError, evidence, runner
 
@@ -387,3 +388,23 @@ def test_an_exported_page_needs_neither_net_nor_files(checkout):
         "https://arxiv.org/abs/2103.00794",
     }
     assert not list((checkout / ".workbench").glob("staging-*"))
+
+
+def test_a_tuple_reaches_the_notebook_as_a_list_and_a_text_as_text(tmp_path):
+    check = "assert p_g == [0.3, 0.5], p_g\nassert levels == ['0.3', '0.5 rows'], levels\nassert name == '(1, 2)', name"
+    parameters = new_code_cell("p_g = levels = name = None", metadata={"tags": ["parameters"]})
+    path = tmp_path / "given.ipynb"
+    nbformat.write(new_notebook(cells=[parameters, new_code_cell(check)]), path)
+    given = {"p_g": (0.3, 0.5), "levels": ("0.3", "0.5 rows"), "name": "(1, 2)"}
+    finished = []
+    runner.execute([runner.Job("given", path, tmp_path / "out", given)], 1, finished.append)
+    assert [job.key for job in finished] == ["given"]
+
+
+def test_the_first_notebook_takes_its_parameters(tmp_path, capsys):
+    runner.run(runner.START, "quick", {"seed": 3, "kind": "analytic"}, tmp_path)
+    executed = nbformat.read(tmp_path / "00_start_here.ipynb", as_version=4)
+    given = next(cell.source for cell in executed.cells if "injected-parameters" in cell.metadata.get("tags", []))
+    assert "seed = 3" in given
+    with pytest.raises(WorkbenchError, match="kind must be among analytic, measured, recorded; got 'guessed'"):
+        runner.run(runner.START, "quick", {"kind": "guessed"}, tmp_path)

@@ -42,7 +42,16 @@ app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, pretty_exceptions_ena
 
 Paper = Annotated[str, typer.Argument(help="A paper's key, as `workbench list` shows it.")]
 Papers = Annotated[list[str] | None, typer.Argument(help="Papers' keys; all that are built if none.")]
-Scale = Annotated[str, typer.Option(help=f"{', '.join(runner.SCALES)}.")]
+
+
+def known(scale: str | None) -> str | None:
+    """The scale itself; WorkbenchError names the valid ones for another."""
+    if scale is not None and scale not in runner.SCALES:
+        raise WorkbenchError(f"unknown scale {scale!r}: choose one of {', '.join(runner.SCALES)}")
+    return scale
+
+
+Scale = Annotated[str, typer.Option(help=f"{', '.join(runner.SCALES)}.", callback=known)]
 Jobs = Annotated[int, typer.Option(min=1, max=256, help="How many run side by side.")]
 Params = Annotated[list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE")]
 
@@ -134,14 +143,14 @@ def sweep(
 
 @app.command()
 def claims(
-    scale: Annotated[str | None, typer.Option(help="Default: full, and quick where there is no full.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Default: full, and quick where there is no full.", callback=known)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Show the ledger: what each paper claims, what we found, and of which kind the evidence is."""
     from workbench.evidence import read_ledger
 
-    if scale is not None and scale not in runner.SCALES:
-        raise WorkbenchError(f"unknown scale {scale!r}: choose one of {', '.join(runner.SCALES)}")
     scales = [scale] if scale else ["quick", "full"]
     rows = {row["id"]: row for each in scales for row in read_ledger(each)}  # full replaces quick
     if not rows:

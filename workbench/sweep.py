@@ -25,12 +25,14 @@ def sweep_job(key: str, scale: str, parameters: dict[str, Any], source: str) -> 
     """
     os.environ["TQDM_DISABLE"] = "1"  # before anything imports tqdm: many jobs' bars would tangle
     import torch
+    from joblib import parallel_config
 
     if source_hash(key) != source:
         raise WorkbenchError("this worker's checkout is not the same as the sender's")
     torch.set_num_threads(1)
     experiment = papers.experiment(key)
-    result = experiment.run(experiment.Config.at(scale, **parameters))
+    with parallel_config("sequential"):  # a worker of dask has no processes of its own, and says so job by job
+        result = experiment.run(experiment.Config.at(scale, **parameters))
     table = result.tables["summary"].rename(columns={name: f"{name}_result" for name in parameters})
     for position, (name, value) in enumerate(parameters.items()):
         table.insert(position, name, [value] * len(table))

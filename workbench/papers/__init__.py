@@ -281,7 +281,7 @@ class Config:
     SCALES: ClassVar[dict[str, dict[str, Any]]] = {"quick": {}}
 
     @classmethod
-    def at(cls, scale: str, **overrides: Any) -> Self:
+    def at(cls, scale: str, /, **overrides: Any) -> Self:
         """The configuration of a scale; an override of None leaves the scale's own value.
 
         A single value stands for a tuple of one. `WorkbenchError`, before anything runs, for an unknown scale
