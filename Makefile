@@ -12,10 +12,10 @@ ROUNDS ?= 20
 
 .PHONY: figures verify test fuzz lab lint bench clean help
 
-figures: $(STAMP)  ## regenerate every figure and the ledger (quick scale, embedded data)
+figures: $(STAMP)  ## make every figure and the ledger in figures/made/quick (embedded data)
 	$(BIN)/workbench figures
 
-verify: $(STAMP)  ## remake the figures' tables and compare them with the committed ones
+verify: $(STAMP)  ## the same, and fail where a table differs from the committed one
 	$(BIN)/workbench figures --verify
 
 test: $(STAMP)  ## lint, unit tests, notebooks by nbval, figures verified
@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environment and everything that is not committed output
-	rm -rf $(VENV) .workbench export build *.egg-info
+	rm -rf $(VENV) .workbench figures/made export build *.egg-info
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'

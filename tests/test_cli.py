@@ -110,7 +110,7 @@ def test_claims_shows_the_largest_scale_of_each(ledgers):
     assert json.loads(invoke("claims", "--json", "--scale", "quick").stdout) == ledgers["quick"]
     result = invoke("claims", "--scale", "paper")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "no claims at paper scale yet: `workbench figures` makes them\n"
+    assert result.stderr == "no claims at paper scale yet: `workbench figures --accept` makes them\n"
 
 
 def test_data_lists_the_sets_and_refuses_an_unknown_one():
@@ -126,9 +126,14 @@ def test_data_lists_the_sets_and_refuses_an_unknown_one():
         (WorkbenchError("put [it] right"), 1, "put [it] right"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on"),
         (
-            OSError(errno.ENOSPC, "full", "/x/y"),
+            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
             1,
-            "no space left on the disk of /x/y: make room and try again",
+            "/x/y: No space left on device: check its permissions and the room on its disk",
+        ),
+        (
+            OSError("it is gone"),
+            1,
+            "a file that is needed: it is gone: check its permissions and the room on its disk",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from workbench.evidence import (
     means,
     not_worse,
 )
+from workbench.figures import compare
 
 # --- intervals ---------------------------------------------------------------------------------------------------
 
@@ -217,10 +219,23 @@ def test_a_damaged_ledger_is_one_clear_line_and_is_not_overwritten(tmp_path, con
     target = tmp_path / "ledger.json"
     target.write_bytes(content)
     for use in (evidence.read_rows, lambda path: evidence.merge_ledger(path, [row("a.x")], "a")):
-        with pytest.raises(WorkbenchError, match=r"ledger\.json is damaged") as error:
+        with pytest.raises(WorkbenchError, match=r"ledger\.json cannot be read") as error:
             use(target)
         assert "\n" not in str(error.value)
     assert target.read_bytes() == content
+
+
+anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.none())
+
+
+@given(key=st.sampled_from(KEYS), value=anything)
+def test_a_row_of_any_content_is_compared_or_refused(tmp_path_factory, key, value):
+    odd, sound = (tmp_path_factory.mktemp(name) for name in ("odd", "sound"))
+    (odd / "ledger.json").write_text(json.dumps([row("a.x") | {key: value}]))
+    evidence.merge_ledger(sound / "ledger.json", [row("a.x")], "a")
+    for trees in ((odd, sound), (sound, odd)):
+        with suppress(WorkbenchError):
+            compare(*trees, ["a"])
 
 
 def test_no_ledger_is_an_empty_one_and_rows_go_to_the_output_folder(tmp_path, monkeypatch):

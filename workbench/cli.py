@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from workbench import ROOT, WorkbenchError, papers, runner
+from workbench import WorkbenchError, papers, runner
 from workbench import sweep as sweeps
 
 
@@ -31,9 +31,10 @@ class OneLineErrors(TyperGroup):
         except KeyboardInterrupt:
             line, code = "interrupted; run the same command again to go on", 130
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno == errno.EPIPE:  # a reader like `head` has seen enough: typer ends quietly
                 raise
-            line, code = f"no space left on the disk of {error.filename or ROOT}: make room and try again", 1
+            name, reason = error.filename or "a file that is needed", error.strerror or error
+            line, code = f"{name}: {reason}: check its permissions and the room on its disk", 1
         Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
         raise typer.Exit(code)
 
@@ -119,10 +120,15 @@ def figures(
     paper: Papers = None,
     scale: Scale = "quick",
     jobs: Jobs = 2,
-    verify: Annotated[bool, typer.Option("--verify", help="Only compare with the committed tables.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Fail where a table differs from the committed one.")
+    ] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Replace the committed figures and ledger rows.")] = False,
 ) -> None:
-    """Regenerate figures/<scale> and its ledger by running the notebooks."""
-    runner.figures(paper or [], scale, jobs, verify)
+    """Make figures and ledger in figures/made/<scale> by running the notebooks; compare with figures/<scale>."""
+    if verify and accept:
+        raise WorkbenchError("--verify compares with what --accept replaces: give one of them")
+    runner.figures(paper or [], scale, jobs, verify, accept)
 
 
 @app.command()
@@ -154,7 +160,7 @@ def claims(
     scales = [scale] if scale else ["quick", "full"]
     rows = {row["id"]: row for each in scales for row in read_ledger(each)}  # full replaces quick
     if not rows:
-        raise WorkbenchError(f"no claims at {' or '.join(scales)} scale yet: `workbench figures` makes them")
+        raise WorkbenchError(f"no claims at {' or '.join(scales)} scale yet: `workbench figures --accept` makes them")
     if as_json:
         typer.echo(json.dumps(list(rows.values()), indent=1, ensure_ascii=False))
         return

@@ -18,12 +18,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from workbench import ROOT, WorkbenchError, check_choice, check_number, write_atomic
+from workbench import ROOT, SCRATCH, WorkbenchError, check_choice, check_number, write_atomic
 
 KEYS = (
     "id", "paper", "claim", "kind", "published", "value", "low", "high", "n", "unit",
     "verdict", "source", "verified", "scale", "command",
 )  # fmt: skip
+NUMBERS = ("published", "value", "low", "high", "n")
 
 Kind = Literal["analytic", "measured", "recorded"]
 REPRODUCED, PARTLY, NOT_SEEN = "reproduced", "partly", "not seen at this scale"
@@ -246,7 +247,7 @@ class Result:
 
 def output_folder() -> Path:
     """Where figures and rows of this process go: the runner's staging folder, or a private one in Lab."""
-    return Path(os.environ.get("WORKBENCH_OUT", ROOT / ".workbench" / "lab"))
+    return Path(os.environ.get("WORKBENCH_OUT", SCRATCH / "lab"))
 
 
 def _dump(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -262,8 +263,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_text(encoding="utf-8"))
         if any(set(row) != set(KEYS) for row in rows):
             raise ValueError("a row has other keys than the ledger's")
-    except (ValueError, TypeError) as error:
-        raise WorkbenchError(f"{path} is damaged ({error}): restore it with git, or remake it") from None
+        for key, value in (item for row in rows for item in row.items()):
+            types = dict.fromkeys(("id", "paper"), str) | dict.fromkeys(NUMBERS, int | float | None)
+            if not isinstance(value, types.get(key, str | bool | None)):
+                raise ValueError(f"{key} is {value!r}")
+    except (OSError, ValueError, TypeError) as error:
+        raise WorkbenchError(f"{path} cannot be read ({error}): restore it with git, or remove it") from None
     return rows
 
 
@@ -283,5 +288,5 @@ def save_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_ledger(scale: str) -> list[dict[str, Any]]:
-    """All rows of figures/<scale>/ledger.json."""
+    """All rows of the committed ledger, figures/<scale>/ledger.json."""
     return read_rows(ROOT / "figures" / scale / "ledger.json")

@@ -110,7 +110,6 @@ def save(
     }
     text = json.dumps(meta, sort_keys=True, default=list)
     folder = output_folder() / result.parameters["paper"]
-    folder.mkdir(parents=True, exist_ok=True)
     body = table.to_csv(index=False, float_format="%.7g", lineterminator="\n")
     csv = f"# {text}\n{body}"
     with mpl.rc_context(STYLE):
@@ -220,32 +219,49 @@ def _compare_rows(old: dict[str, Any], new: dict[str, Any], slack: float) -> lis
     return differences
 
 
-def compare(committed: Path, fresh: Path, papers: list[str]) -> list[str]:
-    """Differences between two output trees beyond the committed tables' stated tolerances, a line each."""
-    differences = []
+def compare(committed: Path, fresh: Path, papers: list[str]) -> dict[str, list[str]]:
+    """Differences between two output trees beyond the committed tables' stated tolerances.
+
+    Returns:
+        For each table that differs (`<paper>/<name>.csv`, or `ledger of <paper>`) the lines that say where.
+    """
+    differences: dict[str, list[str]] = {}
     for paper in papers:
         names = {f.name for root in (committed, fresh) for f in (root / paper).glob("*.csv")}
-        for name in sorted(names):
-            old, new = committed / paper / name, fresh / paper / name
+        for name in (f"{paper}/{name}" for name in sorted(names)):
+            old, new = committed / name, fresh / name
             if not (old.exists() and new.exists()):
-                differences.append(f"{paper}/{name}: only in the {'committed' if old.exists() else 'fresh'} figures")
+                differences[name] = [f"{name}: only in the {'committed' if old.exists() else 'fresh'} figures"]
                 continue
-            (before, meta), (after, fresh_meta) = load(old), load(new)
-            for key in ("parameters", "data", "tolerance"):
-                if meta[key] != fresh_meta[key]:
-                    differences.append(f"{paper}/{name}: {key} was {meta[key]}, is {fresh_meta[key]}")
-            differences += _compare_columns(f"{paper}/{name}", before, after, meta)
-        old_rows, new_rows = (
-            {row["id"]: row for row in read_rows(root / "ledger.json") if row["paper"] == paper}
-            for root in (committed, fresh)
+            try:
+                (before, meta), (after, fresh_meta) = load(old), load(new)
+            except WorkbenchError as error:
+                differences[name] = [str(error)]
+                continue
+            differences[name] = [
+                f"{name}: {key} was {meta[key]}, is {fresh_meta[key]}"
+                for key in ("parameters", "data", "tolerance")
+                if meta[key] != fresh_meta[key]
+            ]
+            differences[name] += _compare_columns(name, before, after, meta)
+        differences[f"ledger of {paper}"] = _compare_ledgers(
+            *(
+                {row["id"]: row for row in read_rows(root / "ledger.json") if row["paper"] == paper}
+                for root in (committed, fresh)
+            )
         )
-        ledger = pd.DataFrame(old_rows.values(), columns=KEYS).set_index("id")
-        half = (ledger["high"] - ledger["low"]).astype(float) / 2
-        slack = redrawn(half, ledger["unit"])
-        slack = slack.where(half != 0, np.fmax(slack, AGREED * ledger["value"].astype(float).abs()))
-        for key in sorted(old_rows.keys() | new_rows.keys()):
-            if key in old_rows and key in new_rows:
-                differences += _compare_rows(old_rows[key], new_rows[key], slack[key])
-            else:
-                differences.append(f"ledger {key}: only in the {'committed' if key in old_rows else 'fresh'} ledger")
+    return {name: lines for name, lines in differences.items() if lines}
+
+
+def _compare_ledgers(old_rows: dict[str, dict], new_rows: dict[str, dict]) -> list[str]:
+    differences = []
+    ledger = pd.DataFrame(old_rows.values(), columns=KEYS).set_index("id")
+    half = (ledger["high"] - ledger["low"]).astype(float) / 2
+    slack = redrawn(half, ledger["unit"])
+    slack = slack.where(half != 0, np.fmax(slack, AGREED * ledger["value"].astype(float).abs()))
+    for key in sorted(old_rows.keys() | new_rows.keys()):
+        if key in old_rows and key in new_rows:
+            differences += _compare_rows(old_rows[key], new_rows[key], slack[key])
+        else:
+            differences.append(f"ledger {key}: only in the {'committed' if key in old_rows else 'fresh'} ledger")
     return differences

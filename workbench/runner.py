@@ -1,4 +1,4 @@
-"""Runs notebooks with no screen: one at will, all for figures/, or as offline pages.
+"""Runs notebooks with no screen: one at will, all for their figures, or as offline pages.
 
 A notebook is run by a process of its own (`python -m workbench.runner`). What it saves goes to a staging
 folder, and only a notebook that ran to its end replaces what an earlier one had saved.
@@ -18,9 +18,10 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from workbench import ROOT, WorkbenchError, papers, write_atomic
+from workbench import ROOT, SCRATCH, WRITABLE, WorkbenchError, check_output, papers, write_output
 
 SCALES = ("quick", "full", "paper")
 START = "start_here"
@@ -37,11 +38,13 @@ START = "start_here"
 CODE_STYLES = ("default", "monokai")
 """Pygments' styles of a page's code in the light and in the dark: in both all words have a contrast of 4.5."""
 
-SCRATCH = ROOT / ".workbench"
-"""Runs, sweeps and notes of what is finished; nothing in it is committed."""
+KEPT = ROOT / "figures"
+"""Figures and ledger by scale, as they are committed: only `workbench figures --accept` writes them."""
+MADE = KEPT / "made" if WRITABLE else SCRATCH / "made"
+"""Figures and ledger by scale, as `workbench figures` makes them here; git ignores them."""
 
 # A pipe or a CI log has no width to ask for, and rich's 80 columns would cut the tables.
-console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
+console = Console(width=None if sys.stdout and sys.stdout.isatty() else 160, markup=False, highlight=False)
 say = partial(console.print, soft_wrap=True)
 
 
@@ -87,10 +90,13 @@ def _job(key: str, scale: str, out: Path, parameters: dict[str, Any] | None = No
 
 
 def parameter_names(notebook: Path) -> list[str]:
-    """Return the names that the notebook's cell tagged `parameters` assigns."""
-    cells = json.loads(notebook.read_text("utf-8"))["cells"]  # nbformat would take a second to import
-    source = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    nodes = ast.walk(ast.parse("\n".join(source)))
+    """Return the names that the notebook's cell tagged `parameters` assigns; WorkbenchError where it is damaged."""
+    try:
+        cells = json.loads(notebook.read_text("utf-8"))["cells"]  # nbformat would take a second to import
+        source = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        nodes = ast.walk(ast.parse("\n".join(source)))
+    except (ValueError, TypeError, LookupError, AttributeError, SyntaxError) as error:
+        raise WorkbenchError(f"{notebook} cannot be read ({error}): mend it, or restore it with git") from None
     return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 
@@ -103,8 +109,7 @@ def execute(jobs: Sequence[Job], parallel: int, finished: Callable[[Job], None])
     try:
         with console.status("") as status:
             while waiting or running:
-                # start_here shows what all the others found, so it waits for them.
-                while waiting and len(running) < parallel and not (running and waiting[0].key == START):
+                while waiting and len(running) < parallel:
                     job = waiting.pop(0)
                     running[job.key] = job, _start(job), time.perf_counter()
                 status.update(f"running {', '.join(running)}; {len(waiting)} waiting")
@@ -236,14 +241,23 @@ def run(key: str, scale: str, parameters: dict[str, Any], out: Path | None = Non
     """Run one paper's notebook with `parameters`; what it saves goes to `out`, figures/ is never touched."""
     name = "-".join([key, scale, *(f"{name}={value}" for name, value in parameters.items())])
     out = (out or SCRATCH / "runs" / re.sub(r"[^\w.=+-]", "_", name)[:120]).resolve()
-    if out.is_relative_to(ROOT / "figures"):
-        raise WorkbenchError("--out must not lie in figures/: only `workbench figures` writes there")
-    job = _job(key, scale, out, parameters)
+    job = _job(key, scale, Path(), parameters)
     if parameters:
         config = papers.Simulation if key == START else papers.experiment(key).Config
         config.at("quick" if key == START else scale, **parameters)
-    execute([job], 1, lambda _: None)
-    say(f"executed notebook: {job.executed}\nfigures: {out / key}")
+    earlier = [path for path in (out / key).rglob("*") if path.is_file()]
+    for path in [out / job.notebook.name, out / "ledger.json", *earlier]:
+        check_output(path)
+
+    def finished(job: Job) -> None:
+        (job.out / "log.txt").unlink()
+        for path in sorted(job.out.rglob("*")):
+            if path.is_file():
+                write_output(out / path.relative_to(job.out), path.read_bytes())
+
+    with _staging() as staging:
+        execute([replace(job, out=staging / key)], 1, finished)
+    say(f"executed notebook: {out / job.notebook.name}\nfigures: {out / key}")
 
 
 def _chosen(keys: Sequence[str]) -> list[str]:
@@ -257,28 +271,41 @@ def _chosen(keys: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _staging() -> TemporaryDirectory:
-    SCRATCH.mkdir(exist_ok=True)
-    return TemporaryDirectory(prefix="staging-", dir=SCRATCH, ignore_cleanup_errors=True)
+@contextmanager
+def _staging() -> Iterator[Path]:
+    """A scratch folder of this process; it removes those that processes left which were killed."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with FileLock(SCRATCH / "staging.lock"):
+        for left in SCRATCH.glob("staging-*"):
+            with suppress(Timeout):  # its process lives: a lock goes with its process
+                FileLock(left / "lock", timeout=0).acquire().lock.release()
+                shutil.rmtree(left, ignore_errors=True)
+        folder = TemporaryDirectory(prefix="staging-", dir=SCRATCH, ignore_cleanup_errors=True)
+        held = FileLock(Path(folder.name, "lock")).acquire()
+    with folder, held:
+        yield Path(folder.name)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Two `figures` at once would overwrite each other's ledger; the lock goes with its process."""
-    SCRATCH.mkdir(exist_ok=True)
-    lock = FileLock(SCRATCH / "figures.lock", timeout=0)
+    """Two `figures` at once would overwrite each other's ledger, so the second one waits."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(SCRATCH / "figures.lock")
     try:
-        with lock:
-            yield
+        held = lock.acquire(timeout=0)
     except Timeout:
-        raise WorkbenchError("another `workbench figures` is at work in this checkout: wait for its end") from None
+        say("another `workbench figures` is at work in this checkout: waiting for its end")
+        held = lock.acquire()
+    with held:
+        yield
 
 
 def source_hash(key: str) -> str:
-    """Hash of what a paper's result depends on in this checkout: its code, the code all share, and data/."""
+    """Hash of what a notebook's result depends on here: its code, the code all share, data/; start_here's: ledgers."""
     package = ROOT / "workbench"
     files = [*package.glob("*.py"), *package.glob("*.js"), package / "papers" / "__init__.py"]
     files += [*(package / "papers" / key).rglob("*.py"), *(ROOT / "data").rglob("*")]
+    files += KEPT.glob("*/ledger.json") if key == START else []
     return digest([(p.relative_to(ROOT).as_posix(), p.read_bytes()) for p in sorted(files) if p.is_file()])
 
 
@@ -287,60 +314,95 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def figures(keys: Sequence[str], scale: str, parallel: int, verify: bool = False) -> None:
-    """Run notebooks and put what they save into figures/<scale>; with `verify` only compare the two.
+def figures(keys: Sequence[str], scale: str, parallel: int, verify: bool = False, accept: bool = False) -> None:
+    """Run notebooks, put what they save into figures/made/<scale>, and compare with what figures/<scale> keeps.
 
-    No `keys` means every built notebook. A command that fails or is interrupted leaves a note for each
-    notebook it finished: while their sources stay the same, the next one does not run those again. A command
-    that gets through removes the notes. Raises WorkbenchError where a notebook fails or a table differs.
+    No `keys` means every built notebook. Tables that differ are named; with `verify` every difference is, and
+    WorkbenchError is raised; with `accept` what was made replaces what was kept. A notebook leaves a note when
+    it is finished: while its sources, the installed packages and what it saved stay the same, it does not run
+    again. Raises WorkbenchError where a notebook fails.
     """
-    committed = ROOT / "figures" / scale
-    target = SCRATCH / "verify" / scale if verify else committed
-    notes = SCRATCH / "finished" / target.relative_to(ROOT)
-    sources = {}
+    from workbench.evidence import read_rows
+    from workbench.figures import compare
+
+    jobs = [_job(key, scale, Path(key)) for key in _chosen(keys)]
+    saving = [job.key for job in jobs if job.key != START]
+    kept, made, notes = KEPT / scale, MADE / scale, SCRATCH / "finished" / scale
+    installed = sorted(f"{package.name} {package.version}" for package in distributions())
+    sources = {job.key: digest(source_hash(job.key), job.notebook.read_bytes(), sys.version, installed) for job in jobs}
+    if accept and not os.access(KEPT if KEPT.exists() else ROOT, os.W_OK):
+        raise WorkbenchError(f"{KEPT} cannot be written by you, so --accept cannot replace anything there")
 
     def finished(job: Job) -> None:
-        if job.key != START:  # that one saves nothing, and is to see the ledger as it is
-            (notes / job.key).unlink(missing_ok=True)
-            _replace(job.out, target, job.key)
-            notes.mkdir(parents=True, exist_ok=True)
-            (notes / job.key).write_text(sources[job.key])
+        (notes / job.key).unlink(missing_ok=True)
+        if job.key in saving:
+            _replace(job.out / job.key, read_rows(job.out / "ledger.json"), made, job.key)
+        notes.mkdir(parents=True, exist_ok=True)
+        (notes / job.key).write_text(_vouch(sources[job.key], made, job.key))
 
     with _alone(), _staging() as staging:
+        for folder in (kept, made):
+            for stray in folder.glob(".*." + "[0-9a-f]" * 32):  # of a `write_atomic` that was killed
+                stray.unlink()
+        read_rows(kept / "ledger.json")  # damaged: better said now than after the work
+        try:
+            read_rows(made / "ledger.json")
+        except WorkbenchError:
+            (made / "ledger.json").unlink()  # made again by what follows, as no note vouches for it
         waiting = []
-        for job in [_job(key, scale, Path(staging, key)) for key in _chosen(keys)]:
-            sources[job.key] = digest(source_hash(job.key), job.notebook.read_bytes())
-            if (notes / job.key).exists() and (notes / job.key).read_text() == sources[job.key]:
-                say(f"{job.key}: finished before, with the same sources")
+        for job in jobs:
+            note = notes / job.key
+            if note.exists() and note.read_text() == _vouch(sources[job.key], made, job.key):
+                say(f"{job.key}: made before, from the same sources")
             else:
-                waiting.append(job)
+                waiting.append(replace(job, out=staging / job.key))
         execute(waiting, parallel, finished)
-    for key in sources:
-        (notes / key).unlink(missing_ok=True)
-    if verify:
-        _compare(committed, target, [key for key in sources if key != START])
+        differences = compare(kept, made, saving)
+        for lines in differences.values():
+            more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+            say("\n".join(lines) if verify else lines[0] + more)
+        if accept:
+            rows = read_rows(made / "ledger.json")
+            for key in saving:
+                _replace(made / key, [row for row in rows if row["paper"] == key], kept, key)
+    if accept:
+        say(f"replaced in {kept}: {', '.join(saving)}")
+    elif differences and verify:
+        raise WorkbenchError(f"{len(differences)} tables differ from the committed ones; the fresh ones are in {made}")
+    elif differences:
+        say(f"{len(differences)} tables differ from the committed ones: --verify says how, --accept keeps the new ones")
     else:
-        say(f"figures/{scale} is up to date: {', '.join(sources)}")
+        tables = sum(len([*(made / key).glob("*.csv")]) for key in saving)
+        say(f"{tables} tables agree with the committed ones")
+    say(f"figures: {made}/<paper>/*.png\nledger: {made / 'ledger.json'}")
 
 
-def _replace(out: Path, target: Path, key: str) -> None:
-    """Put the figures and rows in `out` in the place of the paper's old ones; whatever fails, those stay."""
-    from workbench.evidence import merge_ledger, read_rows
+def _vouch(source: str, made: Path, key: str) -> str:
+    """Hash of what a notebook was made from and of what it saved, its rows of the ledger included."""
+    from workbench.evidence import read_rows
+
+    files = [(path.name, path.read_bytes()) for path in sorted((made / key).rglob("*")) if path.is_file()]
+    return digest(source, files, [row for row in read_rows(made / "ledger.json") if row["paper"] == key])
+
+
+def _replace(fresh: Path, rows: list[dict[str, Any]], target: Path, key: str) -> None:
+    """Put the figures in `fresh` and the rows in the place of the paper's old ones; whatever fails, those stay."""
+    from workbench.evidence import merge_ledger
 
     place, new, old = target / key, target / f".{key}.new", target / f".{key}.old"
     if old.exists() and not place.exists():  # the power went between the two renames
         old.rename(place)
-    if not (out / key).is_dir():
+    if not fresh.is_dir():
         raise WorkbenchError(f"{key}: the notebook saved no figures")
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
     replaces = place.exists()
     try:
-        shutil.copytree(out / key, new)  # a copy, as the scratch folder may be on another disk
+        shutil.copytree(fresh, new)  # a copy, as the scratch folder may be on another disk
         if replaces:
             place.rename(old)
         new.rename(place)
-        merge_ledger(target / "ledger.json", read_rows(out / "ledger.json"), key)
+        merge_ledger(target / "ledger.json", rows, key)
     except BaseException:
         if old.exists() or not replaces:
             shutil.rmtree(place, ignore_errors=True)
@@ -351,27 +413,19 @@ def _replace(out: Path, target: Path, key: str) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _compare(committed: Path, fresh: Path, keys: list[str]) -> None:
-    from workbench.figures import compare
-
-    differences = compare(committed, fresh, keys)
-    for difference in differences:
-        say(difference)
-    if differences:
-        raise WorkbenchError(f"{len(differences)} differences; the fresh tables are in {fresh}")
-    say(f"{sum(len([*(fresh / key).glob('*.csv')]) for key in keys)} tables agree with the committed ones")
-
-
 def export(keys: Sequence[str], out: Path) -> None:
     """Run notebooks at quick scale; write each as <out>/<notebook>.html, which needs no kernel and no net."""
 
     def finished(job: Job) -> None:
         path = out / f"{job.notebook.stem}.html"
-        write_atomic(path, _page(job).encode())
+        write_output(path, _page(job).encode())
         say(path)
 
+    chosen = _chosen(keys)
+    for key in chosen:
+        check_output(out / f"{_notebook(key).stem}.html")
     with _staging() as staging:
-        execute([_job(key, "quick", Path(staging, key), host="page") for key in _chosen(keys)], 2, finished)
+        execute([_job(key, "quick", staging / key, host="page") for key in chosen], 2, finished)
 
 
 def _page(job: Job) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import Progress
 from rich.table import Table
 
-from workbench import WorkbenchError, papers, write_atomic
+from workbench import WorkbenchError, check_output, papers, write_atomic, write_output
 from workbench.runner import SCRATCH, console, digest, say, source_hash
 
 
@@ -61,7 +61,7 @@ def sweep(
     for point in points:
         config.at(scale, **point)
     folder = SCRATCH / "sweeps"
-    out = out or folder / f"{key}-{digest(scale, grid, source)}.csv"
+    out = check_output(out or folder / f"{key}-{digest(scale, grid, source)}.csv")
     files = [folder / "jobs" / f"{digest(key, scale, point, source)}.csv" for point in points]
     missing = [(point, file) for point, file in zip(points, files, strict=True) if not file.exists()]
     if len(missing) < len(points):
@@ -74,7 +74,7 @@ def sweep(
     writer = csv.DictWriter(text, [*dict.fromkeys(itertools.chain(*rows))], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(out, text.getvalue().encode())
+    write_output(out, text.getvalue().encode())
     table = Table(*writer.fieldnames, title=f"{min(len(rows), 20)} of {len(rows)} rows")
     for row in rows[:20]:
         table.add_row(*(row.get(name, "") for name in writer.fieldnames))
