@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import rational_partition
 from oracles.loop_partition import area, loop_partition
 from scipy.linalg import null_space
 from torch import nn
@@ -695,3 +696,29 @@ def test_the_limit_is_on_all_regions_together():
     for limit in (R - 1, 20, 1):
         with pytest.raises(WorkbenchError, match="too many regions"):
             partition(net, box(3.0), limit=limit)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 18), st.sampled_from([0, 2]))
+@settings(max_examples=25)
+def test_units_of_any_size_are_cut_exactly_or_refused(seed, power, layer):
+    net = mlp(2, 4, 3, 2, seed=seed)
+    with torch.no_grad():
+        net[layer].weight[1] *= 10.0**power
+        net[layer].bias[1] *= 10.0**power
+    layers = [(one.weight.tolist(), one.bias.tolist()) for one in net if isinstance(one, nn.Linear)]
+    exact = rational_partition.regions(layers, [(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    try:
+        found = partition(net, box(1))
+    except WorkbenchError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:
+        assert "larger than others" in refused or "times most others'" in refused
+        assert power >= 7
+        return
+    wanted = sorted(float(rational_partition.area(polygon)) for polygon, _ in exact)
+    wanted, got = (np.array([each for each in areas if each > 1e-9]) for areas in (wanted, sorted(found.areas)))
+    np.testing.assert_allclose(got, wanted, atol=1e-9)
+    won = [sum(area(polygon) for polygon in found.won_by(label)) for label in range(2)]
+    np.testing.assert_allclose(won, [float(each) for each in rational_partition.winners(exact)], atol=1e-8)

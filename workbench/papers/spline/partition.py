@@ -31,6 +31,8 @@ from workbench import WorkbenchError
 
 BLOCK = 2**22  # bytes of the maps of one block of regions at the widest layer
 ULPS = 64 * np.finfo(np.float64).eps  # a unit is zero where rounding could have moved it there
+INEXACT = 1e-10  # of the polygon's area: where regions together miss as much, they are refused
+RANGE = 1e8  # times the size of most units of a layer: what a larger one hides of the others cannot be told
 NEVER = -1e300  # the value of max-pool padding; infinity would make NaN
 MANY = 127  # entries of a pooling window that int8 can number
 
@@ -96,14 +98,16 @@ class Partition:
         patterns: int8 ``[R, units]``, one a nonlinear layer: the sign of each unit (0 where it is zero all over
             the region), or the winner's place in each max-pool window.
         maps: ``[R, C, 3]``: the logits are ``maps[..., :2] @ (s, t) + maps[..., 2]``.
-        rounding: ``[R, 3]``, how large the terms were that made up the maps.
+        largest: ``[R, 3]``, how large the terms were that entered the last affine layers.
+        sizes: ``[2, C]``, what these make of them, see `read`.
     """
 
     vertices: NDArray
     starts: NDArray
     patterns: list[NDArray]
     maps: NDArray
-    rounding: NDArray
+    largest: NDArray
+    sizes: NDArray
 
     def polygons(self) -> Iterator[NDArray]:
         """Each region's vertices ``[n, 2]``."""
@@ -112,21 +116,13 @@ class Partition:
     @property
     def areas(self) -> NDArray:
         """``[R]``, in plane coordinates."""
-        return self._moments()[0]
+        return moments(self.vertices.T, np.diff(self.starts))[0]
 
     @property
     def centroids(self) -> NDArray:
         """``[R, 2]``: always inside."""
-        area, moment = self._moments()
+        area, moment = moments(self.vertices.T, np.diff(self.starts))
         return self.vertices[self.starts[:-1]] + (moment / (3 * area)).T
-
-    def _moments(self) -> tuple[NDArray, NDArray]:
-        """Area ``[R]`` and first moments ``[2, R]`` (times 3) about each region's first vertex."""
-        counts, starts = np.diff(self.starts), self.starts[:-1]
-        here = (self.vertices - np.repeat(self.vertices[starts], counts, 0)).T
-        there = here[:, following(counts)]
-        cross = (here[0] * there[1] - here[1] * there[0]) / 2
-        return np.add.reduceat(cross, starts), np.add.reduceat(cross * (here + there), starts, axis=1)
 
     def won_by(self, label: int) -> Iterator[NDArray]:
         """Convex polygons ``[n, 2]`` that together are where argmax over the logits says ``label``."""
@@ -142,8 +138,10 @@ class Partition:
         """
         edges, counts, parent, winner = self._cells
         winner = np.repeat(winner, counts).astype(np.int64)
-        values, tolerance = evaluate(self.maps[parent].transpose(1, 2, 0), self.rounding[parent].T, edges, counts)
-        near, ahead = values.max(0) - values <= 4 * tolerance, following(counts)
+        sizes = bounds(np.repeat(self.sizes[:, None], len(parent), 1), self.largest[parent])
+        values, tolerance = evaluate(self.maps[parent].transpose(1, 2, 0), sizes, edges, counts)
+        highest = np.take_along_axis(tolerance, values.argmax(0)[None], 0)
+        near, ahead = values.max(0) - values <= 2 * (tolerance + highest), following(counts)
         tied = np.flatnonzero((near & near[:, ahead]).sum(0) > 1)
         a, b, winner = edges[:2, tied].T, edges[:2, ahead[tied]].T, winner[tied]
         if not len(tied):
@@ -159,9 +157,10 @@ class Partition:
         """Every region cut into the cells of its winners: polygons, their sizes, regions and winners."""
         windows = self.maps.transpose(0, 2, 1)[:, :, None]
         counts = np.diff(self.starts)
-        layer = Windows("boundary", (1,), np.array([[1.0], [0.0]]), windows.shape[-1])
+        layer = Windows("boundary", (1,), self.sizes[:, None], windows.shape[-1])
         edges = geometry(self.vertices.T, counts)
-        edges, counts, parent, winner = subdivide(layer, windows, self.rounding, edges, counts, np.inf)
+        edges, counts, parent, winner = subdivide(layer, windows, self.largest, edges, counts, np.inf)
+        check_areas(moments(edges[:2], counts)[0], self.areas.sum())
         return edges, counts, parent, winner[:, 0]
 
 
@@ -183,6 +182,24 @@ def following(counts: NDArray) -> NDArray:
     ahead = np.arange(1, counts.sum() + 1)
     ahead[counts.cumsum() - 1] = offsets(counts)
     return ahead
+
+
+def moments(xy: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
+    """Area ``[R]`` and first moments ``[2, R]`` (times 3) of polygons ``[2, V]`` about each one's first vertex."""
+    starts = offsets(counts)
+    here = xy - np.repeat(xy[:, starts], counts, 1)
+    there = here[:, following(counts)]
+    cross = (here[0] * there[1] - here[1] * there[0]) / 2
+    return np.add.reduceat(cross, starts), np.add.reduceat(cross * (here + there), starts, axis=1)
+
+
+def check_areas(areas: NDArray, whole: float) -> None:
+    """Refuse polygons that overlap or leave something out."""
+    if max(abs(areas.sum() - whole), -areas.min()) > INEXACT * whole:
+        raise WorkbenchError(
+            "units of one layer, or classes, are so many times larger than others that float64 cannot tell where their "
+            "lines cross: scale the largest weights down, or take a smaller polygon"
+        )
 
 
 def take(edges: NDArray, counts: NDArray, which: NDArray) -> tuple[NDArray, NDArray]:
@@ -209,13 +226,24 @@ def crossing(first: NDArray, second: NDArray) -> NDArray:
     return np.stack([x, y, (abs(bf) + abs(ce) + abs(x) * slack) / det, (abs(cd) + abs(af) + abs(y) * slack) / det])
 
 
-def evaluate(lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
-    """One unit a polygon, ``[..., 3, P]``, at its vertices: values ``[..., V]``, and a bound ``[V]`` on rounding.
+def bounds(sizes: NDArray, largest: NDArray) -> NDArray:
+    """The terms of units with ``sizes`` ``[2, P, ...]`` (see `read`) where ``largest`` ``[P, 3]`` came in.
 
-    ``sizes`` ``[3, P]`` bounds the terms that were summed up to the units' coefficients.
+    Returns ``[..., 3, P]``.
+    """
+    factor, offset = np.moveaxis(sizes, 1, -1)
+    found = factor[..., None, :] * largest.T
+    found[..., 2, :] += offset
+    return found
+
+
+def evaluate(lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> tuple[NDArray, NDArray]:
+    """One unit a polygon, ``[..., 3, P]``, at its vertices: values ``[..., V]``, and a bound on rounding of each.
+
+    ``sizes``, of the same shape or ``[3, P]``, bounds the terms that were summed up to the units' coefficients.
     """
     a, b, c = np.moveaxis(np.repeat(lines, counts, axis=-1), -2, 0)
-    da, db, dc = np.repeat(ULPS * sizes, counts, axis=1)
+    da, db, dc = np.moveaxis(np.repeat(ULPS * sizes, counts, axis=-1), -2, 0)
     x, y, dx, dy = edges[:4]
     return a * x + b * y + c, da * dx + db * dy + dc
 
@@ -300,10 +328,28 @@ class Hinges:
         maps *= np.array([0.0, 1.0, self.slope])[sign][:, None]
         return torch.from_numpy(maps).unflatten(2, self.shape)
 
+    def largest(self, units: NDArray, parent: NDArray, sign: NDArray, behind: Tensor) -> NDArray:
+        """How large the terms were that made up the living units of each child, ``[R, 3]``.
+
+        Units that cancelled tell less than their neighbours, and dead ones say nothing of how large their own terms
+        were: so the largest unit of all counts, at the scale of the weights of those that live.
+        """
+        scale, offset = self.sizes
+        terms = abs(units)
+        terms[:, 2] = np.maximum(terms[:, 2] - offset, 0)
+        terms *= np.divide(1, scale, where=scale > 0, out=np.zeros_like(scale))
+        slope = abs(np.array([0.0, 1.0, self.slope]))[sign]
+        found = terms.max(2)[parent] * (slope * scale).max(1)[:, None]
+        found[:, 2] += (slope * offset).max(1)
+        return np.maximum(found, coefficients(behind))
+
 
 @dataclass
 class Windows:
-    """Max pooling: units are W windows of m affine functions, ``[R, 3, W, m]``; the lowest place wins a tie."""
+    """Max pooling: units are W windows of m affine functions, ``[R, 3, W, m]``; the lowest place wins a tie.
+
+    ``sizes`` ``[2, W, m]`` are those of `read`.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -337,7 +383,7 @@ class Windows:
         values, tolerance = evaluate(lines, sizes, edges, counts)
         winner = np.add.reduceat(values, offsets(counts), axis=1).argmax(0)
         best, vertex = np.repeat(winner, counts), np.arange(values.shape[1])
-        beaten = (values - values[best, vertex] > 2 * tolerance).any(0)
+        beaten = (values - values[best, vertex] > tolerance + tolerance[best, vertex]).any(0)
         return winner.astype(np.int8), np.logical_or.reduceat(beaten, offsets(counts))
 
     def split(self, lines: NDArray, sizes: NDArray, edges: NDArray, counts: NDArray) -> Children:
@@ -347,8 +393,9 @@ class Windows:
         edges, counts = take(edges, counts, source)
         for other in range(m):
             mine, others = lines[winner, :, source].T, lines[other][:, source]
-            value, tolerance = evaluate(np.stack([mine, others]), sizes[:, source], edges, counts)
-            side = sides(value[0] - value[1], 2 * tolerance)
+            terms = np.stack([sizes[winner, :, source].T, sizes[other][:, source]])
+            value, tolerance = evaluate(np.stack([mine, others]), terms, edges, counts)
+            side = sides(value[0] - value[1], tolerance.sum(0))
             found = np.bitwise_or.reduceat(side, offsets(counts))
             side[np.repeat((found == 0) & (winner > other), counts)] = 2  # equal everywhere: the lower place wins
             side[np.repeat(found == 2, counts)] = 2  # it only touches
@@ -361,6 +408,12 @@ class Windows:
         """As for hinges."""
         maps = np.take_along_axis(units[parent], winner[:, None, :, None].astype(np.int64), -1)
         return torch.from_numpy(maps[..., 0]).unflatten(2, self.shape)
+
+    def largest(self, units: NDArray, parent: NDArray, winner: NDArray, behind: Tensor) -> NDArray:
+        """As for hinges; padding has no size."""
+        sizes = abs(units)
+        sizes[sizes == -NEVER] = 0
+        return sizes.max((2, 3))[parent]
 
 
 def subdivide(
@@ -385,11 +438,10 @@ def subdivide(
     # A candidate is a unit that may cut a region; candidates of a region stand side by side.
     region, unit = np.nonzero(unsettled)
     lines, candidate, parent, done = units[region, :, unit].T, np.arange(len(unit)), np.arange(len(counts)), []
-    sizes = layer.sizes[0, unit] * largest[region].T
-    sizes[2] += layer.sizes[1, unit]
+    sizes = bounds(layer.sizes[:, unit], largest[region])
     while True:
         if len(region):
-            label, cut = layer.decide(lines[..., candidate], sizes[:, candidate], *take(edges[:4], counts, region))
+            label, cut = layer.decide(lines[..., candidate], sizes[..., candidate], *take(edges[:4], counts, region))
             labels[region[~cut], unit[candidate[~cut]]] = label[~cut]
             region, candidate = region[cut], candidate[cut]
         number = np.bincount(region, minlength=len(counts))
@@ -403,7 +455,7 @@ def subdivide(
         middle = offsets(number) + number // 2
         chosen, candidate = candidate[middle], np.delete(candidate, middle)
         polygons = take(edges, counts, active)
-        edges, counts, source, label = layer.split(lines[..., chosen], sizes[:, chosen], *polygons)
+        edges, counts, source, label = layer.split(lines[..., chosen], sizes[..., chosen], *polygons)
         parent, labels, number = parent[active][source], labels[active[source]], number - 1
         labels[np.arange(len(source)), unit[chosen][source]] = label
         candidate = candidate[ranges(offsets(number)[source], number[source])]
@@ -431,7 +483,7 @@ class Affine:
 
 SAVE, ADD = "save", "add"  # around the body of a residual connection
 Step = Affine | Hinges | Windows | str
-State = tuple[Tensor, NDArray]  # maps [R, 3, *shape], and the largest coefficients [R, 3] of the last nonlinear layer
+State = tuple[Tensor, NDArray]  # maps [R, 3, *shape], and the largest terms [R, 3] of the last nonlinear layer
 
 
 def read(module: nn.Module, name: str, sizes: Tensor, steps: list[Step]) -> Tensor:
@@ -468,6 +520,9 @@ def read(module: nn.Module, name: str, sizes: Tensor, steps: list[Step]) -> Tens
     if slope is not None:
         if kind is nn.LeakyReLU and not 0 <= slope < 1:
             raise WorkbenchError(f"{here}: its slope is {slope}: take one from 0 up to, not including, 1")
+        reach = sizes.flatten(1).sum(0)
+        if reach.any() and reach.max() > RANGE * reach[reach > 0].median():
+            raise WorkbenchError(f"{here}: one unit's weights are {RANGE:g} times most others': scale them down")
         steps.append(Hinges(here, shape, sizes.flatten(1).numpy(), slope))
         return fresh(shape)
     pools = kind is nn.MaxPool2d and not module.ceil_mode and not module.return_indices
@@ -486,7 +541,7 @@ def read(module: nn.Module, name: str, sizes: Tensor, steps: list[Step]) -> Tens
         m = math.prod(pair(module.kernel_size))
         if m > MANY:
             raise WorkbenchError(f"{here}: windows of {m} entries: at most {MANY} are supported")
-        worst = sizes.flatten(1).amax(1, keepdim=True).expand(2, offset.numel()).numpy()
+        worst = linear.forward(sizes).flatten(1)[..., None].expand(-1, -1, m).numpy()  # of each window
         steps.append(Windows(here, tuple(offset.shape), worst, m, linear))
         return fresh(offset.shape)
     for part in ("bias", "running_mean"):
@@ -555,7 +610,8 @@ def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, li
 
     Raises:
         WorkbenchError: for a module that is not piecewise affine or not known, weights that are not finite, an
-            input of the wrong shape, a polygon that is not convex, or too many regions.
+            input of the wrong shape, a polygon that is not convex, too many regions, or a unit with weights `RANGE`
+            times those of most others of its layer: within that range areas are exact to `INEXACT` of the whole.
     """
     xy = convex(polygon)
     plane = plane or Plane(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
@@ -580,7 +636,7 @@ def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, li
                 *saved, (before, large) = saved
                 maps, largest = maps + before, np.maximum(largest, large)
             else:
-                units, pending, entering = step.units(maps), pending - len(counts), coefficients(maps)
+                units, pending = step.units(maps), pending - len(counts)
                 edges, counts, parent, labels = subdivide(step, units, largest, edges, counts, limit - pending)
                 pending += len(counts)
                 for part in np.array_split(np.arange(len(counts)), -(-len(counts) // block)):
@@ -588,16 +644,17 @@ def partition(net: nn.Module, polygon: ArrayLike, plane: Plane | None = None, li
                     behind = step.apply(units, before, label)
                     stack = [(maps[before], large[before]) for maps, large in saved]
                     passed = [*(pattern[before] for pattern in patterns), label]
-                    descend(i, *take(edges, counts, part), (behind, entering[before]), stack, passed)
+                    size = step.largest(units, before, label, behind)
+                    descend(i, *take(edges, counts, part), (behind, size), stack, passed)
                 return
         if not maps.isfinite().all():
             raise WorkbenchError("the network's values overflow on this polygon: scale its weights down")
-        rounding = sizes[0].max().item() * largest + [0, 0, sizes[1].max().item()]
-        found.append((edges[:2].T, counts, maps.transpose(1, 2).numpy(), rounding, patterns))
+        found.append((edges[:2].T, counts, maps.transpose(1, 2).numpy(), largest, patterns))
 
     counts = np.array([len(xy)])
     descend(0, geometry(xy.T, counts), counts, (start, coefficients(start)), [], [])
-    vertices, counts, maps, rounding, patterns = zip(*found, strict=True)
-    starts = np.append(0, np.concatenate(counts).cumsum())
+    vertices, counts, maps, largest, patterns = zip(*found, strict=True)
+    vertices, counts, maps, largest = (np.concatenate(each) for each in (vertices, counts, maps, largest))
     patterns = [np.concatenate(layer) for layer in zip(*patterns, strict=True)]
-    return Partition(np.concatenate(vertices), starts, patterns, np.concatenate(maps), np.concatenate(rounding))
+    check_areas(moments(vertices.T, counts)[0], moments(xy.T, np.array([len(xy)]))[0].item())
+    return Partition(vertices, np.append(0, counts.cumsum()), patterns, maps, largest, sizes.numpy())
