@@ -308,3 +308,9 @@ def test_slimming_adds_the_sign_of_the_scales():
     before = net[1].weight.grad.clone()
     early_bird.slim(net, 0.25)
     torch.testing.assert_close(net[1].weight.grad - before, 0.25 * net[1].weight.detach().sign())
+
+
+def test_a_conv_net_is_built_without_memory():
+    with torch.device("meta"):
+        net = ConvNet((4, 8))
+    assert {parameter.device.type for parameter in net.parameters()} == {"meta"}

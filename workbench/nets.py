@@ -308,7 +308,7 @@ class ConvNet(nn.Sequential):
     """
 
     def __init__(self, widths: tuple[int, ...] = (32, 32, 64), classes: int = 10, inputs: int = 1) -> None:
-        for what, value in {"width": torch.tensor(widths), "classes": classes, "inputs": inputs}.items():
+        for what, value in [*(("width", width) for width in widths), ("classes", classes), ("inputs", inputs)]:
             check_number(what, value, 1, whole=True)
         layers: list[nn.Module] = []
         for block, (before, width) in enumerate(zip((inputs, *widths), widths, strict=False)):
