@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -113,6 +114,10 @@ class Graph:
     val: Tensor
     test: Tensor
 
+    def __post_init__(self) -> None:
+        """Refuse edges that are not as said: they would be counted twice, or lead nowhere."""
+        check_edges(self.edges, len(self.x))
+
     @cached_property
     def hash(self) -> str:
         """First 16 hex digits of the sha256 over name, shapes and bytes."""
@@ -166,12 +171,69 @@ def digits_graph(seeds: Sequence[int]) -> Graph:
         for part, nodes in zip((train, val, test), (labelled, rest[:500], rest[500:1500]), strict=True):
             part.append(np.sort(nodes))
     splits = [torch.from_numpy(np.stack(part)) for part in (train, val, test)]
-    return Graph("digits-graph", x, images.y, _undirected(torch.from_numpy(pairs)), *splits)
+    return Graph("digits-graph", x, images.y, undirected(pairs), *splits)
 
 
-def _undirected(pairs: Tensor) -> Tensor:
-    """Pairs [2, M] without loops, in any order, perhaps doubled, to edges [2, E]: i < j, unique, sorted."""
-    return pairs.long().sort(dim=0).values.unique(dim=1)
+def undirected(graph: Any, nodes: int | None = None) -> Tensor:
+    """The edges of a graph as everything here takes them: int64 [2, E], each once with i < j, no loops, sorted.
+
+    Args:
+        graph: pairs of nodes [2, M], in one direction or both, perhaps doubled or with loops, as a tensor or an array;
+            a sparse adjacency matrix of torch; or a `torch_geometric.data.Data`, whose `edge_index` is taken.
+        nodes: how many nodes there are; None asks the graph itself, or takes the largest node.
+
+    Raises:
+        WorkbenchError: where edges have weights, which would be lost; for nodes that are no whole numbers, or out of
+            range; for another shape; where no edge is left.
+    """
+    if hasattr(graph, "edge_index"):
+        for name in ("edge_weight", "edge_attr"):
+            if getattr(graph, name, None) is not None:
+                raise WorkbenchError(
+                    f"edges here have no weights, and the graph's {name} would be lost: remove it first"
+                )
+        nodes, graph = graph.num_nodes if nodes is None else nodes, graph.edge_index
+    if isinstance(graph, Tensor) and graph.layout != torch.strided:
+        matrix = graph.to_sparse_coo().coalesce()
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or (matrix.values() != 1).any():
+            raise WorkbenchError("a sparse graph is a square matrix of ones: edges here have no weights")
+        nodes, graph = matrix.shape[0] if nodes is None else nodes, matrix.indices()
+    try:
+        pairs = torch.as_tensor(graph)
+    except (TypeError, ValueError, RuntimeError):
+        raise WorkbenchError(f"cannot read a graph from {type(graph).__name__}: give pairs of nodes [2, M]") from None
+    if pairs.ndim != 2 or pairs.shape[0] != 2:
+        raise WorkbenchError(f"pairs of nodes have the shape [2, M], not {list(pairs.shape)}")
+    if pairs.is_floating_point() or pairs.is_complex() or pairs.dtype == torch.bool:
+        raise WorkbenchError(f"nodes are whole numbers from 0, not {pairs.dtype}: convert them with .long()")
+    pairs = pairs.long()
+    found = pairs[:, pairs[0] != pairs[1]].sort(dim=0).values.unique(dim=1)
+    if not found.shape[1]:
+        raise WorkbenchError("the graph has no edge between two nodes")
+    largest, smallest = int(pairs.max()), int(pairs.min())
+    if smallest < 0 or (nodes is not None and largest >= nodes):
+        node = smallest if smallest < 0 else largest
+        raise WorkbenchError(f"an edge leads to node {node}, and there are {nodes or 'no such'} nodes, from 0 on")
+    return found
+
+
+def check_edges(edges: Tensor, nodes: int) -> None:
+    """`WorkbenchError` for edges that are not as `undirected` makes them, or lead out of ``nodes`` nodes."""
+    if edges.ndim != 2 or edges.shape[0] != 2 or edges.dtype != torch.int64:
+        raise WorkbenchError(
+            f"edges are int64 [2, E], not {edges.dtype} {list(edges.shape)}: see workbench.data.undirected"
+        )
+    if not edges.shape[1]:
+        return
+    low, high = (int(end) for end in edges.aminmax())
+    if low < 0 or high >= nodes:
+        raise WorkbenchError(f"edges lead to node {low if low < 0 else high}, and there are {nodes} nodes, from 0 on")
+    number = edges[0] * nodes + edges[1]
+    if (edges[0] >= edges[1]).any() or len(number.unique()) < len(number):
+        raise WorkbenchError(
+            "edges must stand once each, with i < j and no loops, or they count twice: workbench.data.undirected(edges) "
+            "makes them so"
+        )
 
 
 def photographs() -> dict[str, Tensor]:
@@ -231,7 +293,7 @@ def planetoid(name: str) -> Graph:
     sums = arrays["x"].sum(1, keepdim=True)
     x = arrays["x"] / sums.masked_fill(sums == 0, 1)
     splits = [arrays[f"{part}_mask"].nonzero().T for part in ("train", "val", "test")]
-    return Graph(name, x, arrays["y"], _undirected(arrays["edge_index"]), *splits)
+    return Graph(name, x, arrays["y"], undirected(arrays["edge_index"], len(x)), *splits)
 
 
 def _planetoid_arrays(name: str) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import WorkbenchError, check_number, early_bird
+from workbench.data import check_edges
 from workbench.training import generator, train
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
@@ -36,11 +37,15 @@ class Pattern:
         edges: int64 ``[2, E]``, undirected, each pair once, no self-loop.
         num_nodes: N.
 
+    Raises:
+        WorkbenchError: for edges that are not so; `workbench.data.undirected` makes them so.
+
     Attributes: ``rows``, ``cols`` int64 ``[M]`` with M = 2E + N; ``source`` ``[M]`` tells where an entry's
     value stands in ``[edge weights (E), self-loops (N)]``; ``reverse`` ``[M]`` is the mirrored entry.
     """
 
     def __init__(self, edges: Tensor, num_nodes: int) -> None:
+        check_edges(edges, num_nodes)
         (i, j), N, E = edges, num_nodes, edges.shape[1]
         nodes, ids = torch.arange(N), torch.arange(E)
         rows, cols = torch.cat([i, j, nodes]), torch.cat([j, i, nodes])
