@@ -231,8 +231,8 @@ def check_edges(edges: Tensor, nodes: int) -> None:
     number = edges[0] * nodes + edges[1]
     if (edges[0] >= edges[1]).any() or len(number.unique()) < len(number):
         raise WorkbenchError(
-            "edges must stand once each, with i < j and no loops, or they count twice: workbench.data.undirected(edges) "
-            "makes them so"
+            "edges must stand once each, with i < j and no loops, or they count twice: "
+            "workbench.data.undirected(edges) makes them so"
         )
 
 
