@@ -631,7 +631,11 @@ def test_golden_cells():
     skeleton = cells.loc["skeleton of AGD's super resolution"]
     assert (skeleton["parameters"], round(skeleton["macs"], 2)) == (151_235, 91.31)
     assert cells.loc["student, widths as printed", "window_macs"] == pytest.approx(22.30, abs=5e-3)
-    assert cells.loc["student, widths a third of CycleGAN's", "window_macs"] == pytest.approx(4.387, abs=1e-3)
+    assert cells.loc["student, widths read as ratios of 256", "window_macs"] == pytest.approx(6.77, abs=5e-3)
+    assert cells.loc["student, widths read as ratios of 256", "mebibytes"] == pytest.approx(3.08, abs=5e-3)
+    # Printed as 52.90: a G is 2^30 here.
+    assert cells.loc["CycleGAN", "window_macs"] * 1e9 == pytest.approx(56_799_264_768, rel=1e-12)
+    assert analytic.recomputed()["agd.cyclegan.cost"] == pytest.approx(52.90, abs=5e-3)
 
 
 def test_window_macs_are_four_times_the_useful_ones_where_a_convolution_is_transposed():

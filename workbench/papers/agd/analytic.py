@@ -1,7 +1,8 @@
 """The paper's own networks, counted at its own scale: ESRGAN, what its search can reach, CycleGAN, and a student.
 
 One network, several "FLOPs": plain MACs; MACs with biases and activations (what ESRGAN's printed cost turns out to
-be); and transposed convolutions as if every output pixel saw the whole kernel, four times their useful products.
+be); and transposed convolutions as if every output pixel saw the whole kernel, four times their useful products. And
+two "G": 1e9 for ESRGAN, 2^30 for CycleGAN.
 """
 
 from __future__ import annotations
@@ -84,7 +85,11 @@ STUDENT = (("1x1", 128), ("1x1", 88), *(("depthwise", 88),) * 5, *(("residual", 
 
 
 def student(stems: tuple[int, int, int], header: tuple[int, int], side: int = 256) -> Iterator[Conv]:
-    """That student with given widths of stems and header."""
+    """That student with given widths of stems and header.
+
+    The supplement prints 88, 88, 88 and 256, 88. In the released code these are ratios times 256, cut off at 64, 128
+    and 128 channels: so 24, 40, 88 and 128, 24. The widths taken literally cannot be built there.
+    """
     full, half, quarter = (side**2 // 4**k for k in range(3))
     yield Conv(3, stems[0], 7, full)
     yield Conv(stems[0], stems[1], 3, half)
@@ -126,7 +131,7 @@ def conventions() -> pd.DataFrame:
         "skeleton of AGD's super resolution": sr_skeleton(256**2),
         "CycleGAN": cyclegan(),
         "student, widths as printed": student((88, 88, 88), (256, 88)),
-        "student, widths a third of CycleGAN's": student((24, 40, 88), (40, 24)),
+        "student, widths read as ratios of 256": student((24, 40, 88), (128, 24)),
     }
     table = pd.DataFrame([{"network": name, **totals(convs)} for name, convs in networks.items()])
     table["mac_bias_act"] = table["window_macs"] + table["biases"] + table["activations"]
@@ -144,9 +149,9 @@ def recomputed() -> Mapping[str, float]:
     return {
         "agd.esrgan.cost": cells.loc["ESRGAN", "mac_bias_act"],
         "agd.esrgan.size": cells.loc["ESRGAN", "megabytes"],
-        "agd.cyclegan.cost": cells.loc["CycleGAN", "macs"],
+        "agd.cyclegan.cost": cells.loc["CycleGAN", "window_macs"] * 1e9 / 2**30,
         "agd.cyclegan.size": cells.loc["CycleGAN", "mebibytes"],
-        "agd.zebra2horse.cost": cells.loc["student, widths as printed", "window_macs"],
+        "agd.zebra2horse.cost": cells.loc["student, widths read as ratios of 256", "window_macs"],
     }
 
 
