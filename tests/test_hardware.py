@@ -826,3 +826,19 @@ def test_an_accelerator_is_plain_data():
     assert generic(8).rows == 8
     ratios = [eyeriss().register[0], eyeriss().network, eyeriss().buffer, eyeriss().dram]
     assert [r / ratios[0] for r in ratios] == pytest.approx([1, 2, 6, 200])
+
+
+@given(st.sampled_from(["row", "weight", "output"]), st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))
+@settings(max_examples=15)
+def test_a_finer_grid_never_takes_more_energy(dataflow, outputs, inputs, side):
+    layer = Layer(K=outputs, C=inputs, Y=side, X=side, R=3, S=3)
+    coarse, fine = (float(hardware.best(layer, generic(), dataflow, step).total) for step in (4, 2))
+    assert fine <= coarse * (1 + 1e-12)
+
+
+def test_a_finer_grid_finds_a_cheaper_tiling_of_a_layer_of_vgg16():
+    layer = Layer(K=256, C=256, Y=56, X=56, R=3, S=3)
+    energies = [float(hardware.best(layer, generic(), "row", step).total) / 1e6 for step in (4, 2)]
+    assert energies == pytest.approx([5160, 4600], rel=1e-3)
+    with pytest.raises(WorkbenchError, match="step must be a whole number of at least 2"):
+        hardware.best(layer, generic(), "row", 1)

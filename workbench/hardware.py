@@ -14,6 +14,8 @@ from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from functools import lru_cache, reduce
 from inspect import signature
+from itertools import count as counted
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -84,8 +86,12 @@ def mapping(layer: Layer, accelerator: Accelerator, dataflow: str, order: str, t
     return Mapping(order, "GYCKN", tile, spatial, {"C": channels, "K": filters}, streamed=("inputs",))
 
 
-def best(layer: Layer, accelerator: Accelerator, dataflow: str = "row") -> Cost:
-    """The cheapest tiling of a grid (sizes 1, 4, 16, ... and all; three orders), by energy.
+def best(layer: Layer, accelerator: Accelerator, dataflow: str = "row", step: int = 4) -> Cost:
+    """The cheapest tiling of a grid (sizes 1, ``step``, ``step``^2, ... and all; three orders), by energy.
+
+    It is the best of its grid only: with ``step`` 2 the layers of VGG16 take up to 14 % less energy, and with tiles of
+    any size a layer has been seen to take 22 % less (4,006 for 5,160 uJ). Nor is it a model of what a chip did that chose its tilings otherwise: on `eyeriss()` it moves 448 MB of DRAM for
+    VGG16 in 1,736 ms, where the chip moved 321 MB in 3,755 ms; `workbench.eyeriss` takes the chip's own tilings.
 
     The layer's and the accelerator's tensors, if any, end in a dimension of size 1, for the tilings.
 
@@ -93,12 +99,14 @@ def best(layer: Layer, accelerator: Accelerator, dataflow: str = "row") -> Cost:
         WorkbenchError: no tiling fits, or the dataflow is not known.
     """
     check_machine(layer, accelerator)
+    check_number("step", step, 2, whole=True)
     sizes = []
     for d in "NGKCY":
         if torch.as_tensor(getattr(layer, d)).numel() != 1:
             raise WorkbenchError(f"{d} of layer {layer.label} must be one number: tilings of several are not one grid")
         whole = int(getattr(layer, d))
-        sizes.append(torch.tensor([*(4**i for i in range(12) if 4**i < whole), whole], dtype=torch.float64))
+        powers = takewhile(whole.__gt__, (step**i for i in counted()))
+        sizes.append(torch.tensor([*powers, whole], dtype=torch.float64))
     grid = torch.cartesian_prod(*sizes).T
     tile = dict(zip("NGKCY", grid, strict=True))
     costs = [evaluate(layer, mapping(layer, accelerator, dataflow, order, tile), accelerator) for order in ORDERS]
