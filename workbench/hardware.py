@@ -90,8 +90,9 @@ def best(layer: Layer, accelerator: Accelerator, dataflow: str = "row", step: in
     """The cheapest tiling of a grid (sizes 1, ``step``, ``step``^2, ... and all; three orders), by energy.
 
     It is the best of its grid only: with ``step`` 2 the layers of VGG16 take up to 14 % less energy, and with tiles of
-    any size a layer has been seen to take 22 % less (4,006 for 5,160 uJ). Nor is it a model of what a chip did that chose its tilings otherwise: on `eyeriss()` it moves 448 MB of DRAM for
-    VGG16 in 1,736 ms, where the chip moved 321 MB in 3,755 ms; `workbench.eyeriss` takes the chip's own tilings.
+    any size a layer has been seen to take 22 % less (4,006 for 5,160 uJ). Nor is it a model of what a chip did that
+    chose its tilings otherwise: on `eyeriss()` it moves 448 MB of DRAM for VGG16 in 1,736 ms, where the chip moved
+    321 MB in 3,755 ms; `workbench.eyeriss` takes the chip's own tilings.
 
     The layer's and the accelerator's tensors, if any, end in a dimension of size 1, for the tilings.
 
