@@ -76,4 +76,8 @@ def jupyterlab(command, root, home):
             yield url
         finally:
             server.terminate()
-            server.wait(30)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:  # it waits without end for a kernel that was just starting
+                server.kill()
+                server.wait()
