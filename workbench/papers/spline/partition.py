@@ -32,7 +32,7 @@ from workbench import WorkbenchError
 BLOCK = 2**22  # bytes of the maps of one block of regions at the widest layer
 ULPS = 64 * np.finfo(np.float64).eps  # a unit is zero where rounding could have moved it there
 INEXACT = 1e-10  # of the polygon's area: where regions together miss as much, they are refused
-RANGE = 1e8  # times the size of most units of a layer: what a larger one hides of the others cannot be told
+RANGE = 1e4  # times the size of most units of a layer: what a larger one hides of the others cannot be told
 NEVER = -1e300  # the value of max-pool padding; infinity would make NaN
 MANY = 127  # entries of a pooling window that int8 can number
 
