@@ -53,6 +53,10 @@ def test_a_convolutions_module_is_what_the_formula_counts(technique, inputs, out
     assert module(x).shape == layer(x).shape
 
 
+def test_features_of_which_none_fires_are_given_no_weight():
+    assert not techniques._solve(torch.zeros(6, 3), torch.randn(6, 2)).any()
+
+
 @pytest.mark.parametrize("technique", [t for t in FC if t != "gap"])
 @settings(max_examples=12)
 @given(inputs=CHANNELS, outputs=CHANNELS)

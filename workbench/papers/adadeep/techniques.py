@@ -302,7 +302,8 @@ def _solve(features: Tensor, targets: Tensor) -> Tensor:
     """Least squares with a ridge of a thousandth of the mean square, for features that never fire; in float64."""
     a, b = features.double(), targets.double()
     gram = a.T @ a
-    return torch.linalg.solve(gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram)), a.T @ b).to(features)
+    ridge = 1e-3 * gram.diagonal().mean() or 1.0  # where none fires the weights are 0
+    return torch.linalg.solve(gram + ridge * torch.eye(len(gram)), a.T @ b).to(features)
 
 
 def shape_of(layer: Conv | Dense, x: Tensor) -> Shape:
