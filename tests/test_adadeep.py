@@ -282,6 +282,20 @@ def test_other_layers_are_refused(layer):
         transform(layer, "prune", torch.randn(2, 4, 8, 8))
 
 
+@pytest.mark.parametrize("technique", CONV)
+@given(stride=st.integers(1, 3), padding=st.integers(0, 2), dilation=st.integers(1, 2),
+       mode=st.sampled_from(["zeros", "reflect"]), kernel=st.sampled_from([1, 3]))  # fmt: skip
+def test_a_convolution_changed_after_it_was_built_is_refused(technique, stride, padding, dilation, mode, kernel):
+    layer, x = Conv(4, 16, kernel), torch.randn(2, 4, 8, 8)
+    layer.stride, layer.padding, layer.dilation = (stride,) * 2, (padding,) * 2, (dilation,) * 2
+    layer.padding_mode = mode
+    if (stride, padding, dilation, mode) == (1, kernel // 2, 1, "zeros"):
+        assert transform(layer, technique, x)(x).shape == layer(x).shape
+        return
+    with pytest.raises(WorkbenchError, match="was changed after it was built"):
+        transform(layer, technique, x)
+
+
 def test_other_networks_are_refused():
     net = nn.Sequential(nn.Conv2d(1, 4, 3))
     for call in (lambda: compress(net, ("none",), torch.randn(1, 1, 8, 8)), lambda: techniques.shapes(net)):

@@ -238,7 +238,8 @@ def transform(layer: Conv | Dense, technique: str, x: Tensor) -> nn.Module:
 
     Raises:
         WorkbenchError: the technique is not one for this layer, or the layer is no `Conv` or `Dense` of this module
-            with one group and an odd, square kernel: stride, dilation and a bias of torch's own would be lost.
+            as it was built, with one group and an odd, square kernel: stride, dilation and a bias of torch's own would
+            be lost.
     """
     if not isinstance(layer, Conv | Dense):
         raise WorkbenchError(
@@ -247,6 +248,14 @@ def transform(layer: Conv | Dense, technique: str, x: Tensor) -> nn.Module:
         )
     if isinstance(layer, Conv) and (layer.groups != 1 or layer.kernel_size[0] % 2 == 0):
         raise WorkbenchError("cannot transform a convolution with groups or an even kernel: take one group and 1, 3, 5")
+    if isinstance(layer, Conv):
+        k = layer.kernel_size[0]
+        built = ((1, 1), (k // 2, k // 2), (1, 1), "zeros")
+        if (layer.stride, layer.padding, layer.dilation, layer.padding_mode) != built:
+            raise WorkbenchError(
+                "cannot transform a convolution whose stride, padding, dilation or padding mode was changed after it "
+                "was built: a technique's own layers would lose it"
+            )
     shape = shape_of(layer, x)
     found, w = parts(technique, shape), layer.weight.detach()
     if technique in ("none", "prune", "bits8", "bits4", "deep"):
